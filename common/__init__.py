@@ -1,0 +1,1 @@
+"""The contract that coordinator and hospital both keep; knows neither side."""

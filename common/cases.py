@@ -1,0 +1,61 @@
+"""Labelled cases as tensors: what every reader yields and every algorithm learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Labelled cases of one hospital, in a fixed order.
+
+    `inputs` may be memory-mapped and read-only: index it, never write to it. `patients` numbers the
+    hospital's patients from 0 upwards; it is an index, not an identifier, and means nothing outside
+    this object's hospital.
+    """
+
+    inputs: Float[Tensor, "case *feature"]
+    labels: Int[Tensor, "case"]
+    patients: Int[Tensor, "case"]
+
+    def __post_init__(self) -> None:
+        if not len(self.inputs) == len(self.labels) == len(self.patients):
+            raise ValueError(
+                "inputs, labels and patients must have one row per case; "
+                f"they have {len(self.inputs)}, {len(self.labels)} and {len(self.patients)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, index: Int[Tensor, "chosen"]) -> Cases:
+        """Return the cases at `index`, copied out of any memory map."""
+        return Cases(self.inputs[index], self.labels[index], self.patients[index])
+
+    def per_class(self, classes: int) -> list[int]:
+        """Return how many different patients each class has: K-shot counts patients, not images."""
+        return [int(self.patients[self.labels == label].unique().numel()) for label in range(classes)]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One task: cases to adapt on, and other patients' cases to judge the adaptation by."""
+
+    support: Cases
+    query: Cases
+
+
+def concatenate(parts: list[Cases]) -> Cases:
+    """Return all parts as one; patients of different parts stay different."""
+    offsets = [0]
+    for part in parts:
+        offsets.append(offsets[-1] + (int(part.patients.max()) + 1 if len(part) else 0))
+    return Cases(
+        torch.cat([part.inputs for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.patients + offset for part, offset in zip(parts, offsets, strict=False)]),
+    )

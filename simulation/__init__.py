@@ -1,0 +1,1 @@
+"""A federation on one machine: the same server and client, fast."""
