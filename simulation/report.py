@@ -1,0 +1,161 @@
+"""A run's report: from `results.json` to one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from simulation import plots
+from simulation.board import TITLES, Board, Row
+
+YARDSTICK = "pooled"
+"""Trains on all patients in one place: what sharing would gain, not something a federation may choose."""
+
+
+def headline(results: Row) -> list[str]:
+    """Return what the run found, in sentences: who leads where, the weakest hospital, what is certain."""
+    board = Board.of(results.get("rows") or [], results["metric"])
+    if not board.cells:
+        return ["Nothing could be measured; what was left out, and why, stands below."]
+    said = [_leads(board, board.algorithms)]
+    if YARDSTICK in said[0]:
+        others = [name for name in board.algorithms if name != YARDSTICK]
+        said.append(f"Without {YARDSTICK}, which needs all patients in one place: {_leads(board, others)}")
+    differences = Board.of(results.get("differences") or [], board.metric)
+    references = {row["reference"] for row in results.get("differences") or []}
+    said += [_weakest(board), *(_certain(differences, reference) for reference in sorted(references))]
+    return [sentence[0].upper() + sentence[1:] for sentence in said if sentence]
+
+
+def _leads(board: Board, names: Collection[str]) -> str:
+    """Return who has the best mean over hospitals at which K, and by how much."""
+    led: dict[tuple[str, ...], dict[int, float]] = {}
+    for shot in board.shots:
+        means = {name: cell.value for name in names if (cell := board.mean(name, shot))}
+        if len(means) < 2:
+            continue
+        leaders = tuple(name for name in means if name in board.best(means))
+        rest = [abs(value - means[leaders[0]]) for name, value in means.items() if name not in leaders]
+        led.setdefault(leaders, {})[shot] = min(rest, default=0.0)
+    if not led:
+        return ""
+    parts = [f"{listing(who)} at {_at(margins)}{_ahead(margins.values())}" for who, margins in led.items()]
+    return f"best mean {board.title} over held-out hospitals: {'; '.join(parts)}."
+
+
+def _ahead(margins: Collection[float]) -> str:
+    low, high = f"{min(margins):.3f}", f"{max(margins):.3f}"
+    if high == "0.000":
+        return ""
+    return f" (ahead by {low})" if low == high else f" (ahead by {low} to {high})"
+
+
+def _weakest(board: Board) -> str:
+    """Return every algorithm's weakest hospital, over the K at which all algorithms were measured."""
+    shots = [k for k in board.shots if set(board.measured(k)) == set(board.algorithms) and board.common(k)]
+    if not shots:
+        return ""
+    parts = []
+    for name in board.algorithms:
+        found = [(cell, shot) for shot in shots if (cell := board.worst(name, shot))]
+        cell, shot = min(found, key=lambda pair: board.goodness(pair[0]))
+        parts.append(f"{name} {cell.value:.3f} ({cell.site}, K = {shot})")
+    return f"weakest hospital over {_at(shots)}: {', '.join(parts)}."
+
+
+def _certain(differences: Board, reference: str) -> str:
+    """Return how often the reference beats each algorithm, or loses, beyond the paired interval."""
+    parts = []
+    sign = -1 if differences.lower_is_better else 1
+    for name in differences.algorithms:
+        verdicts = [sign * cell.verdict for key, cell in differences.cells.items() if key[0] == name]
+        better, worse = verdicts.count(1), verdicts.count(-1)
+        parts.append(f"against {name} better in {better}, worse in {worse}, undecided in {verdicts.count(0)}")
+    return f"{reference}, paired over every hospital and K: {'; '.join(parts)}." if parts else ""
+
+
+def listing(items: Iterable[Any]) -> str:
+    """Return `a, b and c`."""
+    words = [str(item) for item in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _at(shots: Iterable[int]) -> str:
+    return f"K = {listing(shots)}"
+
+
+def write_report(results: Row, path: Path) -> None:
+    """Write `results` as one self-contained page at `path`; the same results give the same bytes.
+
+    The page loads nothing and runs nothing. It appears whole or not at all.
+    """
+    environment = Environment(
+        loader=PackageLoader("simulation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "listing": listing}
+    page = environment.get_template("report.html.j2").render(_context(results))
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _context(results: Row) -> dict[str, Any]:
+    """Return everything the template shows; whatever `results` lack is empty."""
+    parts = ("rows", "differences", "hurt", "recipes", "rounds", "left_out", "hospitals")
+    lists = {name: list(results.get(name) or []) for name in parts}
+    board = Board.of(lists["rows"], results["metric"])
+    others = [Board.of(lists["rows"], name) for name in TITLES if name != board.metric]
+    references = sorted({row["reference"] for row in lists["differences"]})
+    return {
+        **lists,
+        "run": {"parameters": None, "timing": None, **results},
+        "headline": headline(results),
+        "board": board,
+        "others": [replace(other, algorithms=board.algorithms) for other in others if other.cells],
+        "calibration": Board.of(lists["rows"], "ece"),
+        "paired": [
+            (name, Board.of((row for row in lists["differences"] if row["reference"] == name), board.metric))
+            for name in references
+        ],
+        "hurt": Board.of(lists["hurt"], "hurt", value="share"),
+        "recipes": _recipes(lists["recipes"]),
+        "strokes": {name: plots.STROKES.get(name, plots.OTHER) for name in board.algorithms},
+        "shot_curves": plots.shot_curves(
+            (r for r in lists["rows"] if r["metric"] == board.metric), board.title
+        ),
+        "loss_curves": plots.loss_curves(lists["rounds"]),
+    }
+
+
+def _recipes(rows: Iterable[Row]) -> dict[tuple[str, int], dict[tuple[str, float, int], list[str]]]:
+    """Return per algorithm and K which recipe was chosen for which held-out hospitals."""
+    chosen: dict[tuple[str, int], dict[tuple[str, float, int], list[str]]] = {}
+    for row in rows:
+        recipe = (row["scope"], row["inner_lr"], row["inner_steps"])
+        chosen.setdefault((row["algorithm"], row["shot"]), {}).setdefault(recipe, []).append(row["site"])
+    return chosen
+
+
+def number(value: float, signed: bool = False) -> str:
+    """Return `value` to three decimals with a true minus sign."""
+    return f"{value:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(share: float) -> str:
+    """Return a share in [0, 1] as whole percent."""
+    return f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
