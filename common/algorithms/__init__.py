@@ -1,1 +1,22 @@
-"""."""
+"""One file per algorithm, differing only in what differs; this is the list of them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.algorithms.algorithm import Algorithm, Update
+from common.algorithms.fedavg import fedavg
+from common.algorithms.fedprox import fedprox
+from common.algorithms.local_only import local_only
+from common.algorithms.pooled import pooled
+from common.algorithms.reptile import reptile
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "reptile": reptile,
+    "fedavg": fedavg,
+    "fedprox": fedprox,
+    "local-only": local_only,
+    "pooled": pooled,
+}
+
+__all__ = ["ALGORITHMS", "Algorithm", "Update"]

@@ -1,0 +1,96 @@
+"""Adapting phi to a hospital's own K cases without making it worse.
+
+The recipe (what moves, steps, learning rate) was chosen on other hospitals. What these K cases can
+still decide is how far to go: cross-validation within the support weighs the adapted predictions
+against phi's own. Where it shows no gain, phi is kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from common.algorithms.algorithm import Adapt, Predictor
+from common.cases import Cases
+from common.inner_loop import InnerLoop
+from common.learner import Learner
+from common.weights import Weights
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of the adapted logits may be mixed into phi's own; 0 is zero-shot."""
+FOLDS = 3
+"""Folds of the cross-validation within the support, where each class has as many patients."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model of this hospital's own."""
+
+    predict: Predictor
+    share: float
+    """How much of the adapted logits is in its predictions; 0: it is phi, unadapted."""
+
+
+def adapt_safely(
+    adapt: Adapt,
+    learner: Learner,
+    phi: Weights,
+    support: Cases,
+    recipe: InnerLoop,
+    generator: torch.Generator,
+) -> Adapted:
+    """Return phi adapted to `support`, as far as the support itself shows a gain.
+
+    The share is the one with the smallest cross-validated log loss; a tie goes to the smaller. With one
+    patient per class nothing can be held out: then the recipe alone decides.
+    """
+    adapted = adapt(learner, phi, support, recipe, generator)
+    share = _best_share(adapt, learner, phi, support, recipe, generator)
+    return Adapted(lambda inputs: _mix(share, learner.logits(phi, inputs), adapted(inputs)), share)
+
+
+def _best_share(
+    adapt: Adapt,
+    learner: Learner,
+    phi: Weights,
+    support: Cases,
+    recipe: InnerLoop,
+    generator: torch.Generator,
+) -> float:
+    losses = torch.zeros(len(SHARES), dtype=torch.float64)
+    folds = list(_folds(support, generator))
+    for learn, check in folds:
+        predict = adapt(learner, phi, support.at(learn), recipe, generator)
+        held = support.at(check)
+        before, after = learner.logits(phi, held.inputs), predict(held.inputs)
+        for place, share in enumerate(SHARES):
+            losses[place] += len(held) * learner.task.loss(_mix(share, before, after), held.labels).double()
+    return SHARES[int(losses.argmin())] if folds else 1.0
+
+
+def _folds(
+    support: Cases, generator: torch.Generator
+) -> Iterator[tuple[Int[Tensor, "learn"], Int[Tensor, "check"]]]:
+    """Yield (learn, check) index pairs, patients apart, every class spread evenly over the folds."""
+    counts = [int((support.labels == label).sum()) for label in support.labels.unique()]
+    folds = min(FOLDS, *counts) if counts else 0
+    if folds < 2:
+        return
+    fold_of = torch.empty(len(support), dtype=torch.int64)
+    for label in support.labels.unique():
+        members = torch.nonzero(support.labels == label)[:, 0]
+        fold_of[members[torch.randperm(len(members), generator=generator)]] = torch.arange(len(members)) % folds
+    for fold in range(folds):
+        check = torch.nonzero(fold_of == fold)[:, 0]
+        apart = ~torch.isin(support.patients, support.patients[check])
+        yield torch.nonzero(apart)[:, 0], check
+
+
+def _mix(
+    share: float, before: Float[Tensor, "case output"], after: Float[Tensor, "case output"]
+) -> Float[Tensor, "case output"]:
+    return before.lerp(after, share)

@@ -1,0 +1,103 @@
+"""The ClientApp: unpack a message, call a pure function, pack its result. No mathematics here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client import few_shot
+from client.dataset import Hospital
+from client.episodes import episodes
+from client.site import Node, hospital_of, learner_of, prepare
+from common import seeds, weights, wire
+from common.algorithms import ALGORITHMS
+from common.config import from_json
+from common.errors import ZamenisError
+from common.learner import Learner
+from common.wire import Instruction
+
+app = ClientApp()
+logger = logging.getLogger("zamenis.client")
+Handler = Callable[[Message, Context], Message]
+
+
+def _in_our_own_words(handler: Handler) -> Handler:
+    """Turn every failure into a code and our own words; only this hospital's log has the rest."""
+
+    @wraps(handler)
+    def guarded(message: Message, context: Context) -> Message:
+        try:
+            return handler(message, context)
+        except ZamenisError as error:
+            return wire.refuse(message, wire.REFUSED, str(error))
+        except Exception as error:
+            logger.exception("a message failed")
+            return wire.refuse(message, wire.FAILED, f"{type(error).__name__}; the hospital's log has the rest.")
+
+    return guarded
+
+
+def _open(message: Message, context: Context) -> tuple[Instruction, Hospital, Learner]:
+    instruction = wire.read_instruction(message)
+    node = Node.of(context.node_config)
+    prepare(node)
+    hospital = hospital_of(node, instruction.config)
+    learner = learner_of(node.device, tuple(hospital.adaptation.inputs.shape[1:]), instruction.config)
+    return instruction, hospital, learner
+
+
+@app.query("describe")
+@_in_our_own_words
+def describe(message: Message, context: Context) -> Message:
+    """Say what this site is: its name, the shape of a case, counts."""
+    instruction = wire.read_instruction(message)
+    hospital = hospital_of(Node.of(context.node_config), instruction.config)
+    shape = tuple(hospital.adaptation.inputs.shape[1:])
+    census = hospital.census.as_dict()
+    return wire.reply_description(message, wire.Description(str(context.node_config["site"]), shape, census))
+
+
+@app.train()
+@_in_our_own_words
+def train(message: Message, context: Context) -> Message:
+    """Run one local update and send its delta."""
+    instruction, hospital, learner = _open(message, context)
+    config = from_json(instruction.config)
+    training = config.training_of(instruction.algorithm)
+    algorithm = ALGORITHMS[instruction.algorithm]
+    assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
+    like = learner.weights()
+    vector = wire.read_phi(message, sum(tensor.numel() for tensor in like.values()))
+    generator = seeds.generator(config.seed, "train", hospital.name, instruction.server_round)
+    tasks = episodes(hospital.adaptation, config.task.classes, training, generator)
+    update = algorithm.local_update(learner, weights.unpack(vector, like), tasks, training, generator)
+    return wire.reply_contribution(
+        message,
+        wire.Contribution(
+            weights.pack(update.delta), update.loss_sum, update.episodes, len(hospital.adaptation)
+        ),
+    )
+
+
+@app.evaluate()
+@_in_our_own_words
+def evaluate(message: Message, context: Context) -> Message:
+    """Adapt to K of this hospital's patients and test on its others, as often as asked."""
+    instruction, hospital, learner = _open(message, context)
+    config = from_json(instruction.config)
+    like = learner.weights()
+    vector = wire.read_phi(message, sum(tensor.numel() for tensor in like.values()))
+    question = few_shot.Question(
+        shot=instruction.shot,
+        recipe=wire.decode_recipe(instruction.recipe) if instruction.recipe else None,
+        draws=instruction.draws,
+        replicates=instruction.replicates,
+        purpose=instruction.purpose,
+    )
+    algorithm = ALGORITHMS[instruction.algorithm]
+    phi = weights.unpack(vector, like)
+    return wire.reply_judgement(message, few_shot.judge(algorithm, learner, phi, hospital, config, question))

@@ -1,0 +1,85 @@
+"""Episodes from a hospital's cases: the site as one task, or way/shot tasks within it.
+
+K counts patients: a support set never holds two images of one patient in one class, and a patient is
+never in support and query at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from common.cases import Cases, Episode
+from common.errors import DataError
+from common.sections import Training
+
+
+def episodes(
+    cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator
+) -> list[Episode]:
+    """Return the episodes that a site trains on in one round.
+
+    With `shot = 0` an episode is all of the site's cases. Otherwise its support has `shot` patients per
+    class and its query as many others where they exist; with `way`, of `way` classes drawn at random
+    and re-labelled 0 to way - 1. Raises DataError where a class has too few patients for that.
+    """
+    if not training.shot:
+        return [Episode(support=cases, query=cases)] * training.episodes
+    return [_episode(cases, classes, training, generator) for _ in range(training.episodes)]
+
+
+def few_cases(
+    cases: Cases, *, classes: int, shot: int, generator: torch.Generator
+) -> Int[Tensor, "chosen"]:
+    """Return the indices of `shot` patients per class, one image each, class after class.
+
+    Every class must have that many patients (see `Cases.per_class`).
+    """
+    return torch.cat([_of_class(cases, label, shot, generator) for label in range(classes)])
+
+
+def _episode(cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator) -> Episode:
+    if training.way:
+        able = [k for k, patients in enumerate(cases.per_class(len(classes))) if patients >= training.shot]
+        if len(able) < training.way:
+            raise DataError(
+                f"{training.way}-way {training.shot}-shot episodes need {training.way} classes with at least "
+                f"{training.shot} patients each; this hospital has {len(able)}. Lower way or shot."
+            )
+        order = torch.randperm(len(able), generator=generator)[: training.way]
+        cases = _relabelled(cases, [able[int(k)] for k in order])
+        count = training.way
+    else:
+        count = len(classes)
+        for name, patients in zip(classes, cases.per_class(count), strict=True):
+            if patients < training.shot:
+                raise DataError(
+                    f"episodes of {training.shot} patients per class cannot be drawn: class {name} has "
+                    f"{patients} here. Lower training.shot, or use 0 for ordinary training."
+                )
+    support = few_cases(cases, classes=count, shot=training.shot, generator=generator)
+    others = cases.at(torch.nonzero(~torch.isin(cases.patients, cases.patients[support]))[:, 0])
+    query = torch.cat([_of_class(others, label, training.shot, generator) for label in range(count)])
+    return Episode(cases.at(support), others.at(query))
+
+
+def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:
+    """Return up to `shot` patients of a class, one random image each."""
+    members = torch.nonzero(cases.labels == label)[:, 0]
+    shuffled = members[torch.randperm(len(members), generator=generator)]
+    seen: set[int] = set()
+    chosen = []
+    for index, patient in zip(shuffled.tolist(), cases.patients[shuffled].tolist(), strict=True):
+        if patient not in seen and len(seen) < shot:
+            seen.add(patient)
+            chosen.append(index)
+    return torch.tensor(chosen, dtype=torch.int64)
+
+
+def _relabelled(cases: Cases, chosen: list[int]) -> Cases:
+    """Return the cases of the chosen classes, labelled by their place in `chosen`."""
+    places = torch.full((max(int(cases.labels.max()), *chosen) + 1,), -1)
+    places[chosen] = torch.arange(len(chosen))
+    kept = torch.nonzero(places[cases.labels] >= 0)[:, 0]
+    return Cases(cases.inputs[kept], places[cases.labels[kept]], cases.patients[kept])

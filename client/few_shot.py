@@ -1,0 +1,135 @@
+"""Judging an initialisation at a hospital: adapt to K of its patients, test on its other patients.
+
+The same (seed, site, K, draw) draws the same support for every algorithm and recipe, and the same
+bootstrap resamples the same draws and test patients, so differences between algorithms are paired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.adapt import Adapted, adapt_safely
+from client.dataset import Hospital
+from client.episodes import few_cases
+from common import seeds, wire
+from common.algorithms import Algorithm
+from common.cases import Cases
+from common.config import Config
+from common.inner_loop import InnerLoop
+from common.learner import Learner
+from common.tasks.task import Metrics
+from common.weights import Weights
+
+LEAST_TEST_PATIENTS = 5
+"""Test patients that every class needs before a figure is worth printing."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the coordinator asks: with this K, this recipe and these draws, how good is phi here?"""
+
+    shot: int
+    recipe: InnerLoop | None
+    """None: phi as it is, whatever K."""
+    draws: int
+    replicates: int
+    purpose: str
+
+
+def judge(
+    algorithm: Algorithm, learner: Learner, phi: Weights, hospital: Hospital, config: Config, question: Question
+) -> wire.Judgement:
+    """Return the metrics per draw and per bootstrap replicate, or why this K is left out here."""
+    reason = cannot_judge(hospital, config.task.classes, question.shot)
+    if reason:
+        return wire.Judgement({}, {}, 0.0, 0.0, left_out=reason)
+    test = hospital.test
+    zero_shot = learner.logits(phi, test.inputs)
+    adapts = question.recipe is not None and question.shot != 0
+    logits, shares = [zero_shot], [1.0]
+    if adapts:
+        drawn = [_adapt_once(algorithm, learner, phi, hospital, config, question, d) for d in range(question.draws)]
+        logits = [adapted.predict(test.inputs) for adapted in drawn]
+        shares = [adapted.share for adapted in drawn]
+    cases = _bootstrap_cases(test, question.replicates, config.seed, hospital.name)
+    plain, replicates = _score(learner, logits, test, cases, config.seed, hospital.name)
+    headline = config.experiment.metric
+    before = _metrics(learner, zero_shot, test, np.ones((1, len(test))))[headline][0]
+    return wire.Judgement(
+        draws=plain,
+        replicates=replicates,
+        hurt=float(np.mean(plain[headline] < before)) if adapts else 0.0,
+        fell_back=float(np.mean(np.array(shares) == 0.0)) if adapts else 0.0,
+    )
+
+
+def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str:
+    """Return why K = `shot` cannot be judged at a hospital, or nothing."""
+    learnable = hospital.adaptation.per_class(len(classes))
+    testable = hospital.test.per_class(len(classes))
+    for name, learn, test in zip(classes, learnable, testable, strict=True):
+        if test < LEAST_TEST_PATIENTS:
+            return f"{test} test patients of class {name}; {LEAST_TEST_PATIENTS} needed"
+        if learn < shot:
+            return f"{learn} patients of class {name} to adapt with; {shot} needed"
+    return ""
+
+
+def _adapt_once(
+    algorithm: Algorithm,
+    learner: Learner,
+    phi: Weights,
+    hospital: Hospital,
+    config: Config,
+    question: Question,
+    draw: int,
+) -> Adapted:
+    """Adapt to one support draw."""
+    assert question.recipe is not None  # noqa: S101 - judge asks only where there is a recipe
+    generator = seeds.generator(config.seed, question.purpose, hospital.name, question.shot, draw)
+    cases = hospital.adaptation
+    if question.shot == wire.ALL_CASES:
+        support = cases
+    else:
+        support = cases.at(
+            few_cases(cases, classes=len(config.task.classes), shot=question.shot, generator=generator)
+        )
+    if algorithm.local_update is None or not config.adaptation.safeguard:
+        return Adapted(algorithm.adapt(learner, phi, support, question.recipe, generator), 1.0)
+    return adapt_safely(algorithm.adapt, learner, phi, support, question.recipe, generator)
+
+
+def _score(
+    learner: Learner, logits: list[Tensor], test: Cases, cases: NDArray[np.float64], seed: int, site: str
+) -> tuple[Metrics, Metrics]:
+    """Return each metric per draw `[draw]`, and per replicate `[replicate]` as a mean over resampled draws."""
+    weights = np.concatenate([np.ones((1, len(test))), cases])
+    per_draw = [_metrics(learner, values, test, weights) for values in logits]
+    table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}
+    replicates = len(cases)
+    chance = np.random.default_rng(seeds.derive(seed, "resample draws", site, len(logits)))
+    chosen = chance.integers(len(logits), size=(replicates, len(logits)))
+    column = np.arange(replicates)[:, None]
+    return (
+        {name: values[:, 0] for name, values in table.items()},
+        {name: values[:, 1:][chosen, column].mean(1) for name, values in table.items()},
+    )
+
+
+def _bootstrap_cases(test: Cases, replicates: int, seed: int, site: str) -> NDArray[np.float64]:
+    """Return how often each test case counts in each replicate: whole patients are resampled."""
+    patients, member = np.unique(test.patients.numpy(), return_inverse=True)
+    chance = np.random.default_rng(seeds.derive(seed, "resample patients", site))
+    even = np.full(len(patients), 1 / len(patients))
+    counts = chance.multinomial(len(patients), even, size=replicates)
+    return counts[:, member].astype(np.float64)
+
+
+def _metrics(learner: Learner, logits: Tensor, test: Cases, weights: NDArray[np.float64]) -> Metrics:
+    probability = learner.task.probabilities(logits).numpy()
+    return learner.task.metrics(probability, test.labels.numpy(), weights)

@@ -1,0 +1,70 @@
+"""The shape of every algorithm: what it does at a site, how it adapts, and what makes it itself.
+
+The coordinator's half is shared by all (`server/outer_loop`); an algorithm differs there only through
+`identity`, its settings over [training].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.cases import Cases, Episode
+from common.inner_loop import InnerLoop, inner_loop
+from common.learner import Learner
+from common.sections import Training
+from common.weights import Weights
+
+Predictor = Callable[[Tensor], Tensor]
+"""From inputs `[case, *feature]` to logits `[case, output]`."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a site's half returns: `delta` to be averaged, and sums to be added up over sites."""
+
+    delta: Weights
+    loss_sum: float
+    """Mean inner loss of each episode, added up over the episodes."""
+    episodes: int
+
+
+LocalUpdate = Callable[[Learner, Weights, Sequence[Episode], Training, torch.Generator], Update]
+Adapt = Callable[[Learner, Weights, Cases, InnerLoop, torch.Generator], Predictor]
+
+
+def fine_tune(
+    learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, generator: torch.Generator
+) -> Predictor:
+    """Adapt as gradient-based algorithms do: an inner loop from phi on the support."""
+    phi_tilde, _ = inner_loop(learner, phi, support, recipe, generator)
+    return lambda inputs: learner.logits(phi_tilde, inputs)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One way to learn to learn."""
+
+    paper: str
+    local_update: LocalUpdate | None
+    """The site's half; None: nothing is trained before a hospital adapts."""
+    adapt: Adapt = fine_tune
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What makes the algorithm itself, over [training]; keys as in a configuration file."""
+    pooled: bool = False
+    """Trains where all sites' data lie together: no federation, an upper bound for one."""
+
+
+def inner_settings(training: Training) -> InnerLoop:
+    """Return the inner loop that [training] describes."""
+    return InnerLoop(
+        steps=training.inner_steps,
+        lr=training.inner_lr,
+        optimizer=training.inner_optimizer,
+        batch_size=training.batch_size,
+        proximal=training.proximal,
+    )

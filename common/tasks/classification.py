@@ -1,0 +1,103 @@
+"""Classification, binary and multi-class: loss, probabilities and metrics.
+
+Two classes share one logit (the second class is the positive one), more have one logit each.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+CALIBRATION_BINS = 10
+LOWER_IS_BETTER = frozenset({"ece", "brier", "log-loss"})
+
+
+def outputs(classes: int) -> int:
+    """Return how many logits tell `classes` classes apart."""
+    return 1 if classes == 2 else classes
+
+
+def loss(logits: Float[Tensor, "case output"], labels: Int[Tensor, "case"]) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy in nats."""
+    if logits.shape[1] == 1:
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
+    return functional.cross_entropy(logits, labels)
+
+
+def probabilities(logits: Float[Tensor, "case output"]) -> Float[Tensor, "case klass"]:
+    """Return each class's probability, rows summing to 1, in float64."""
+    exact = logits.double()
+    if logits.shape[1] == 1:
+        positive = exact[:, 0].sigmoid()
+        return torch.stack([1 - positive, positive], dim=1)
+    return exact.softmax(1)
+
+
+def metrics(
+    probability: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return each metric under each row of case weights.
+
+    Args:
+        probability: `[case, class]`, rows summing to 1.
+        labels: `[case]`, class indices.
+        weights: `[replicate, case]`, how often each case counts: rows of ones for the plain metric,
+            bootstrap counts for its replicates.
+
+    Returns:
+        For each metric an array `[replicate]`. AUROC is the mean over classes against the rest (for
+        two classes that is the usual one), balanced accuracy the mean recall. Both leave out a class
+        without cases (or without others) in the replicate; NaN only where no class is left.
+    """
+    classes = probability.shape[1]
+    total = weights.sum(1)
+    truth = np.eye(classes)[labels]
+    hit = (probability.argmax(1) == labels).astype(np.float64)
+    own = np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)
+    ranked = range(1, 2) if classes == 2 else range(classes)
+    aurocs = np.stack([_auroc(probability[:, k], truth[:, k], weights) for k in ranked])
+    support = weights @ truth
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = (weights * hit) @ truth / support
+    return {
+        "auroc": _mean_of_known(aurocs.T),
+        "accuracy": weights @ hit / total,
+        "balanced-accuracy": _mean_of_known(recall),
+        "ece": _calibration_error(probability.max(1), hit, weights),
+        "brier": weights @ ((probability - truth) ** 2).sum(1) / total,
+        "log-loss": weights @ -np.log(own) / total,
+    }
+
+
+def _auroc(
+    score: NDArray[np.float64], positive: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the weighted Mann-Whitney statistic per replicate: P(score of a positive > of a negative), ties half."""
+    is_positive = positive > 0
+    above = np.sign(score[is_positive, None] - score[None, ~is_positive]) * 0.5 + 0.5
+    heavy, light = weights[:, is_positive], weights[:, ~is_positive]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        known: NDArray[np.float64] = ((heavy @ above) * light).sum(1) / (heavy.sum(1) * light.sum(1))
+    return known
+
+
+def _calibration_error(
+    confidence: NDArray[np.float64], hit: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the expected calibration error over ten equal-width bins of confidence (arXiv 1706.04599)."""
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    member = np.eye(CALIBRATION_BINS)[bins]
+    gap: NDArray[np.float64] = np.abs((weights * (confidence - hit)) @ member).sum(1) / weights.sum(1)
+    return gap
+
+
+def _mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the last axis of what is not NaN; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    mean: NDArray[np.float64] = np.where(known, values, 0.0).sum(-1) / np.where(count, count, np.nan)
+    return mean

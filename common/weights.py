@@ -1,0 +1,68 @@
+"""Arithmetic on named tensors.
+
+Weights are a network's parameters by name. Integer buffers (BatchNorm counters) and running
+statistics are not weights: nothing here touches them, and no network of ours keeps any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+
+def subtract(left: Weights, right: Weights) -> Weights:
+    """Return left - right, tensor by tensor."""
+    _same_names(left, right)
+    return {name: left[name] - right[name] for name in left}
+
+
+def interpolate(phi: Weights, phi_tilde: Weights, *, meta_lr: float) -> Weights:
+    """Return phi + meta_lr * (phi_tilde - phi), Reptile's outer step (arXiv 1803.02999, section 2)."""
+    _same_names(phi, phi_tilde)
+    return {name: phi[name].lerp(phi_tilde[name], meta_lr) for name in phi}
+
+
+def mean(many: Sequence[Weights]) -> Weights:
+    """Return the mean of at least one set of weights."""
+    if not many:
+        raise ValueError("the mean of no weights does not exist; give at least one.")
+    for other in many[1:]:
+        _same_names(many[0], other)
+    return {name: torch.stack([weights[name] for weights in many]).mean(0) for name in many[0]}
+
+
+def norm(weights: Weights) -> float:
+    """Return the L2 norm over all tensors together."""
+    return float(torch.linalg.vector_norm(pack(weights).double()))
+
+
+def pack(weights: Weights) -> Float[Tensor, "parameter"]:
+    """Return all tensors end to end as one vector, in the order of their names' first appearance."""
+    return torch.cat([tensor.reshape(-1) for tensor in weights.values()])
+
+
+def unpack(vector: Float[Tensor, "parameter"], like: Weights) -> Weights:
+    """Return `vector` cut into the names and shapes of `like`; the inverse of `pack`."""
+    sizes = [tensor.numel() for tensor in like.values()]
+    if vector.numel() != sum(sizes):
+        raise ValueError(f"the vector has {vector.numel()} elements; these weights have {sum(sizes)}.")
+    parts = vector.split(sizes)
+    return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
+
+
+def layout(weights: Weights) -> str:
+    """Return a digest of names and shapes: two sides with the same layout mean the same by a vector."""
+    text = ";".join(f"{name}:{tuple(tensor.shape)}" for name, tensor in weights.items())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _same_names(left: Weights, right: Weights) -> None:
+    if left.keys() != right.keys():
+        odd = sorted(left.keys() ^ right.keys())
+        raise ValueError(f"both weights must name the same tensors; they differ in {odd}.")

@@ -1,0 +1,214 @@
+"""Everything that crosses between coordinator and hospital: names, shapes, and the only Flower records in common.
+
+| message | down | up |
+|---|---|---|
+| `query.describe` | configuration | site, input shape, layout of the weights, census (counts) |
+| `train` | phi, configuration, algorithm, server_round | delta, episodes, cases, loss sum |
+| `evaluate` | phi, configuration, algorithm, shot, recipe, draws | metrics per draw and per bootstrap replicate |
+
+Weights travel as one float32 vector `[parameter]` (`common.weights.pack`); both sides check its layout.
+A hospital's error travels as a code and our own words, never as an exception's text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.errors import WireError
+from common.inner_loop import InnerLoop
+
+PROTOCOL = 1
+DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
+REFUSED, FAILED = 1001, 1002
+"""Error codes: a rule was broken and the reason says which; something failed that we have no words for."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What every message to a site carries."""
+
+    config: str
+    """The run's configuration as `Config.to_json`."""
+    algorithm: str = ""
+    server_round: int = 0
+    shot: int = 0
+    """Patients per class to adapt with; ALL_CASES: the whole adaptation half."""
+    recipe: str = ""
+    """An `InnerLoop` as JSON."""
+    draws: int = 0
+    replicates: int = 0
+    """Bootstrap replicates of draws and test patients."""
+    purpose: str = "test"
+    """Names the random draws, so that choosing a recipe and judging it never share any."""
+    protocol: int = PROTOCOL
+
+
+ALL_CASES = -1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a site says of itself before a run; counts only."""
+
+    site: str
+    input_shape: tuple[int, ...]
+    census: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a site sends after training."""
+
+    delta: Float[Tensor, "parameter"]
+    loss_sum: float
+    episodes: int
+    cases: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What adapting phi to a site's K cases gave, per metric.
+
+    `draws[metric]` has one value per support draw, `replicates[metric]` one per bootstrap replicate of
+    draws and test patients, each a mean over its resampled draws.
+    """
+
+    draws: Mapping[str, NDArray[np.float64]]
+    replicates: Mapping[str, NDArray[np.float64]]
+    hurt: float
+    """Share of draws that score below zero-shot on the headline metric."""
+    fell_back: float
+    """Share of draws in which the safeguard kept phi as it was."""
+    left_out: str = ""
+    """Why this K cannot be judged here; then everything else is empty."""
+
+
+def encode_recipe(recipe: InnerLoop) -> str:
+    """Return a recipe as the text that travels."""
+    return json.dumps(asdict(recipe), sort_keys=True)
+
+
+def decode_recipe(text: str) -> InnerLoop:
+    """Return the recipe that `encode_recipe` wrote."""
+    try:
+        return InnerLoop(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise WireError("recipe is not a known set of adaptation settings; update this node.") from error
+
+
+def instruct(node_id: int, kind: str, instruction: Instruction, phi: ArrayRecord | None = None) -> Message:
+    """Return a message of `kind` to `node_id`; `phi` as `vector` encodes it, once for a whole cohort."""
+    content = RecordDict({"instruction": ConfigRecord(dict(asdict(instruction)))})
+    if phi is not None:
+        content["phi"] = phi
+    return Message(content, node_id, kind, group_id=str(instruction.server_round))
+
+
+def read_instruction(message: Message) -> Instruction:
+    """Return a message's instruction; WireError where the coordinator speaks another protocol."""
+    fields = dict(message.content.config_records["instruction"])
+    if fields.get("protocol") != PROTOCOL:
+        raise WireError(
+            f"the coordinator speaks protocol {fields.get('protocol')}, this node {PROTOCOL}; "
+            "install the same version of Zamenis on both."
+        )
+    return Instruction(**cast(dict[str, Any], fields))
+
+
+def read_phi(message: Message, parameters: int) -> Float[Tensor, "parameter"]:
+    """Return the weights of a message, checked for length, type and finiteness."""
+    return _read_vector(message.content.array_records, "phi", parameters)
+
+
+def reply_description(message: Message, description: Description) -> Message:
+    """Return the reply to `query.describe`."""
+    facts = ConfigRecord({"description": json.dumps(asdict(description))})
+    return Message(RecordDict({"description": facts}), reply_to=message)
+
+
+def read_description(reply: Message) -> Description:
+    """Return what a site says of itself."""
+    fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
+    return Description(fields["site"], tuple(fields["input_shape"]), fields["census"])
+
+
+def reply_contribution(message: Message, contribution: Contribution) -> Message:
+    """Return the reply to `train`."""
+    sums = MetricRecord(
+        {
+            "loss-sum": contribution.loss_sum,
+            "episodes": contribution.episodes,
+            "cases": contribution.cases,
+        }
+    )
+    return Message(RecordDict({"delta": vector(contribution.delta), "sums": sums}), reply_to=message)
+
+
+def read_contribution(reply: Message, parameters: int) -> Contribution:
+    """Return a site's contribution; WireError where it is not what was asked for."""
+    delta = _read_vector(reply.content.array_records, "delta", parameters)
+    sums = reply.content.metric_records.get("sums", MetricRecord())
+    try:
+        loss_sum, episodes, cases = (sums[name] for name in ("loss-sum", "episodes", "cases"))
+    except KeyError as error:
+        raise WireError("sums must hold loss-sum, episodes and cases; the site runs another version.") from error
+    if not (isinstance(episodes, int) and isinstance(cases, int) and episodes > 0 and cases > 0):
+        raise WireError("episodes and cases must be positive whole numbers.")
+    return Contribution(delta, float(cast(float, loss_sum)), episodes, cases)
+
+
+def reply_judgement(message: Message, judgement: Judgement) -> Message:
+    """Return the reply to `evaluate`."""
+    arrays = {f"draws/{name}": Array(values) for name, values in judgement.draws.items()}
+    arrays |= {f"replicates/{name}": Array(values) for name, values in judgement.replicates.items()}
+    facts = {"hurt": judgement.hurt, "fell-back": judgement.fell_back, "left-out": judgement.left_out}
+    content = RecordDict({"judgement": ArrayRecord(arrays), "facts": ConfigRecord({**facts})})
+    return Message(content, reply_to=message)
+
+
+def read_judgement(reply: Message) -> Judgement:
+    """Return what a site measured."""
+    arrays = {name: array.numpy() for name, array in reply.content.array_records["judgement"].items()}
+    facts = reply.content.config_records["facts"]
+    return Judgement(
+        draws={name[6:]: values for name, values in arrays.items() if name.startswith("draws/")},
+        replicates={name[11:]: values for name, values in arrays.items() if name.startswith("replicates/")},
+        hurt=float(cast(float, facts["hurt"])),
+        fell_back=float(cast(float, facts["fell-back"])),
+        left_out=str(facts["left-out"]),
+    )
+
+
+def refuse(message: Message, code: int, words: str) -> Message:
+    """Return an error reply: a code and our own words."""
+    return Message(Error(code=code, reason=words), reply_to=message)
+
+
+def vector(values: Float[Tensor, "parameter"]) -> ArrayRecord:
+    """Return weights as the record that travels."""
+    return ArrayRecord({"vector": Array(values.numpy())})
+
+
+def _read_vector(
+    records: Mapping[str, ArrayRecord], name: str, parameters: int
+) -> Float[Tensor, "parameter"]:
+    try:
+        values = records[name]["vector"].numpy()
+    except (KeyError, TypeError, ValueError, EOFError) as error:
+        raise WireError(f"{name} must hold one array called vector.") from error
+    if values.dtype != np.float32 or values.shape != (parameters,):
+        raise WireError(f"{name} must be one float32 vector of {parameters} parameters.")
+    weights = torch.from_numpy(values)
+    if not torch.isfinite(weights.sum(dtype=torch.float64)):
+        raise WireError(f"{name} must be finite; it holds NaN or infinity.")
+    return weights

@@ -1,0 +1,119 @@
+"""The ServerApp: from a configuration and connected sites to phi, resumable after every round.
+
+Deployed, Flower starts `main` with a run's folder in its run configuration; the simulator calls
+`meta_train` as often as an experiment needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from safetensors.torch import save_file
+
+from common import config as configuration
+from common import weights
+from common.algorithms import ALGORITHMS
+from common.config import Config
+from common.errors import DataError
+from common.files import atomic, write_text
+from common.initialise import learner_for
+from common.weights import Weights
+from server import checkpoint, evaluation, outer_loop
+from server.checkpoint import Checkpoint
+from server.strategy import MetaStrategy
+
+app = ServerApp()
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class MetaTrained:
+    """The end of a meta-training."""
+
+    phi: outer_loop.Vector
+    history: Sequence[Mapping[str, Any]]
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Meta-train the run in `run-directory` over every connected site; leave phi and its history there."""
+    directory = Path(str(context.run_config["run-directory"]))
+    config = configuration.load(directory / "config.toml")
+    sites = evaluation.describe(grid, config)
+    like = initial_weights(config, common_input_shape(sites.values()))
+    algorithm = next(name for name in config.experiment.algorithms if ALGORITHMS[name].local_update)
+    nodes = {site: node for site, (node, _) in sites.items()}
+    trained = meta_train(grid, config, algorithm, nodes, weights.pack(like), directory / "training")
+    save_weights(directory / "phi.safetensors", weights.unpack(trained.phi, like), config)
+    write_text(directory / "history.json", json.dumps(list(trained.history), indent=1))
+
+
+def meta_train(
+    grid: Grid,
+    config: Config,
+    algorithm: str,
+    nodes: Mapping[str, int],
+    initial: outer_loop.Vector,
+    directory: Path,
+    on_round: Callable[[Checkpoint], None] = lambda _: None,
+) -> MetaTrained:
+    """Run one meta-training over `nodes`, from its last checkpoint in `directory` where there is one."""
+    path = directory / CHECKPOINT
+    run = identity(config, algorithm, nodes)
+    begun = Checkpoint(outer_loop.init(initial), [])
+    if path.exists():
+        begun = checkpoint.load(path, identity=run)
+
+    def keep(now: Checkpoint) -> None:
+        checkpoint.save(path, now, identity=run)
+        on_round(now)
+
+    strategy = MetaStrategy(config, algorithm, nodes, begun.state, list(begun.history), keep)
+    strategy.start(grid)
+    return MetaTrained(strategy.state.phi, strategy.history)
+
+
+def identity(config: Config, algorithm: str, sites: Mapping[str, int]) -> str:
+    """Return a digest of all that decides a meta-training; where it runs and how it is judged do not."""
+    decisive = {
+        "seed": config.seed,
+        "data": config.data.model_dump(mode="json"),
+        "task": config.task.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "training": config.training_of(algorithm).model_dump(mode="json"),
+        "algorithm": algorithm,
+        "sites": sorted(sites),
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def initial_weights(config: Config, input_shape: tuple[int, ...]) -> Weights:
+    """Return the weights that every training and every local-only adaptation of a run begins with."""
+    return learner_for(config, input_shape, torch.device("cpu")).weights()
+
+
+def common_input_shape(sites: Any) -> tuple[int, ...]:
+    """Return the shape of a case, which must be the same at every site."""
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for _, description in sites:
+        by_shape.setdefault(description.input_shape, []).append(description.site)
+    if not by_shape:
+        raise DataError("no hospital is connected; a run needs at least one.")
+    if len(by_shape) > 1:
+        told = "; ".join(f"{shape} at {', '.join(sorted(names))}" for shape, names in sorted(by_shape.items()))
+        raise DataError(f"hospitals disagree on the shape of a case: {told}. Give all the same columns.")
+    return next(iter(by_shape))
+
+
+def save_weights(path: Path, phi: Weights, config: Config) -> None:
+    """Write phi by parameter name, with the configuration that made it, atomically."""
+    with atomic(path) as temporary:
+        save_file(phi, temporary, metadata={"format": "zamenis-phi-1", "config": config.to_json()})

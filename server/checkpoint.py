@@ -1,0 +1,59 @@
+"""Everything needed to resume exactly, in one safetensors file, written atomically after every round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from common.errors import CheckpointError
+from common.files import atomic
+from server.outer_loop import OuterState
+
+FORMAT = "zamenis-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A meta-training after some round."""
+
+    state: OuterState
+    history: Sequence[Mapping[str, Any]]
+    """One entry per finished round."""
+
+
+def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
+    """Write `checkpoint`; `identity` names the run it belongs to (configuration, algorithm, sites)."""
+    tensors = {"phi": checkpoint.state.phi}
+    tensors |= {f"moment/{name}": vector for name, vector in checkpoint.state.moments.items()}
+    metadata = {
+        "format": FORMAT,
+        "identity": identity,
+        "server_round": str(checkpoint.state.server_round),
+        "history": json.dumps(list(checkpoint.history)),
+    }
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load(path: Path, *, identity: str) -> Checkpoint:
+    """Return the checkpoint at `path`; CheckpointError where it is damaged or another run's."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged; delete it to train this part again.") from error
+    if metadata.get("format") != FORMAT or metadata.get("identity") != identity:
+        raise CheckpointError(
+            f"{path}: belongs to a run with another configuration, algorithm or other hospitals; "
+            "resume with the configuration it was started with, or choose another folder."
+        )
+    moments = {name[7:]: tensor for name, tensor in tensors.items() if name.startswith("moment/")}
+    state = OuterState(tensors["phi"], int(metadata["server_round"]), moments)
+    return Checkpoint(state, json.loads(metadata["history"]))

@@ -1,0 +1,248 @@
+"""`zamenis-simulate`: the whole federation on one machine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from common import config as configuration
+from common.config import Config
+from common.errors import ConfigError, ZamenisError
+
+DEMO = {"experiment": {"held-out": ["site-1", "site-2"]}}
+"""The demonstration: the defaults of every key, holding out two of the six phantom hospitals."""
+
+app = typer.Typer(
+    help="Meta-learn across hospitals on this machine. Without a command: the demonstration.",
+    no_args_is_help=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+errors = Console(stderr=True)
+
+
+class EngineName(StrEnum):
+    """Where the computing happens."""
+
+    inprocess = "inprocess"
+    ray = "ray"
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except ZamenisError as error:
+        errors.print("[bold red]Error[/]", end=" ")
+        errors.print(str(error), markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("\nInterrupted. What is finished is kept; --resume the run's folder to go on.")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def demo(context: typer.Context) -> None:
+    """Run the demonstration when no command is given."""
+    if context.invoked_subcommand is None:
+        run()
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")] = None,
+    engine: Annotated[EngineName | None, typer.Option(help="Where the computing happens.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of one thread each; 0: one per core.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
+) -> None:
+    """Meta-train, hold each hospital out in turn, adapt with K cases, and report."""
+    from simulation.run import simulate  # noqa: PLC0415 - importing PyTorch and Flower takes seconds
+
+    if resume and (config or out or seed is not None or set_):
+        raise ConfigError("--resume goes on with a run as it is; only --engine and --workers go with it.")
+    overrides = list(set_ or [])
+    overrides += [] if seed is None else [f"seed={seed}"]
+    overrides += [] if engine is None else [f'engine.name="{engine.value}"']
+    overrides += [] if workers is None else [f"engine.workers={workers}"]
+    source = resume / "config.toml" if resume else config
+    loaded = configuration.load(source, overrides, defaults=DEMO)
+    folder = resume or _fresh(out)
+    progress = ConsoleProgress()
+    with progress:
+        results = simulate(_absolute(loaded), folder, progress, command=_command())
+    _tell(results, folder)
+
+
+@app.command()
+def phantoms(
+    folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
+    sites: Annotated[int, typer.Option(help="How many hospitals.")] = 6,
+    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    patients: Annotated[int | None, typer.Option(help="Patients per hospital.")] = None,
+) -> None:
+    """Write synthetic hospitals as DICOM trees with labels."""
+    from simulation.phantoms import write_hospitals  # noqa: PLC0415
+
+    overrides = [f"phantoms.sites={sites}"] + ([] if patients is None else [f"phantoms.patients={patients}"])
+    loaded = configuration.load(None, overrides)
+    with ConsoleProgress() as progress:
+        step = progress.phase("Writing phantom hospitals", sites)
+        written = write_hospitals(
+            folder, loaded.phantoms, seed=seed, classes=loaded.task.classes, progress=lambda *_: step()
+        )
+    _tell_hospitals(written)
+
+
+@app.command("import-images")
+def import_images(
+    table: Annotated[Path, typer.Argument(help="CSV with one row per image.")],
+    folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
+    path_column: Annotated[str, typer.Option(help="Column with the image's path, relative to the CSV.")],
+    site_column: Annotated[str, typer.Option(help="Column with the hospital.")],
+    label_column: Annotated[list[str], typer.Option(help="Column with a label; may be repeated.")],
+    patient_column: Annotated[str | None, typer.Option(help="Column with the patient; without it, one each.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides each hospital's patient split.")] = 0,
+) -> None:
+    """Turn an image folder and its CSV into one DICOM tree per hospital."""
+    from simulation import sites  # noqa: PLC0415
+
+    with ConsoleProgress() as progress:
+        written = sites.import_images(
+            table,
+            folder,
+            path_column=path_column,
+            site_column=site_column,
+            label_columns=label_column,
+            patient_column=patient_column,
+            seed=seed,
+            progress=progress.counter("Writing DICOM"),
+        )
+    _tell_hospitals(written)
+
+
+@app.command("import-table")
+def import_table(
+    table: Annotated[Path, typer.Argument(help="CSV with one row per case.")],
+    folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
+    site_column: Annotated[str, typer.Option(help="Column with the hospital.")],
+    label_column: Annotated[str, typer.Option(help="Column with the label.")],
+    numeric: Annotated[list[str] | None, typer.Option(help="Numeric column; may be repeated; none: all.")] = None,
+    categorical: Annotated[list[str] | None, typer.Option(help="Categorical column; may be repeated.")] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=CODE", help="Code for not measured, e.g. chol=0.")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Column with the patient; without it, one each.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column that says adaptation (train) or test.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides each hospital's patient split.")] = 0,
+) -> None:
+    """Turn a CSV with a hospital column into one table per hospital."""
+    from simulation import sites  # noqa: PLC0415
+
+    written = sites.import_table(
+        table,
+        folder,
+        site_column=site_column,
+        label_column=label_column,
+        numeric=numeric or [],
+        categorical=categorical or [],
+        missing=_codes(missing or []),
+        patient_column=patient_column,
+        split_column=split_column,
+        seed=seed,
+        drop=drop or [],
+    )
+    _tell_hospitals(written)
+
+
+class ConsoleProgress:
+    """Progress bars for the phases of a run."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+
+    def __enter__(self) -> ConsoleProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def phase(self, name: str, steps: int) -> Callable[[], None]:
+        """Begin a phase of so many steps; call what is returned after each."""
+        task = self._bars.add_task(name.ljust(32), total=steps)
+        return lambda: self._bars.advance(task)
+
+    def counter(self, name: str) -> Callable[[int, int], None]:
+        """Return what takes (done, total) as a phase goes on."""
+        task = self._bars.add_task(name.ljust(32), total=None)
+        return lambda done, total: self._bars.update(task, completed=done, total=total)
+
+
+def _fresh(out: Path | None) -> Path:
+    """Return the folder for a new run; one that holds a run already is never overwritten."""
+    if out is None:
+        return next(
+            folder
+            for number in range(1, 10**6)
+            if not (folder := Path("results") / f"run-{number:03}").exists()
+        )
+    if (out / "config.toml").exists():
+        raise ConfigError(f"--out {out} holds a run already; --resume {out} to go on, or name another folder.")
+    return out
+
+
+def _absolute(config: Config) -> Config:
+    """Return the configuration with its hospitals' folder named from the root, so that a resume finds it."""
+    if not config.data.hospitals:
+        return config
+    parent = str(Path(config.data.hospitals).expanduser().resolve())
+    return config.model_copy(update={"data": config.data.model_copy(update={"hospitals": parent})})
+
+
+def _codes(given: list[str]) -> dict[str, list[str]]:
+    codes: dict[str, list[str]] = {}
+    for text in given:
+        column, equals, code = text.partition("=")
+        if not (column and equals and code):
+            raise ConfigError(f"--missing {text}: must read COLUMN=CODE, e.g. chol=0.")
+        codes.setdefault(column, []).append(code)
+    return codes
+
+
+def _command() -> str:
+    return shlex.join(["zamenis-simulate", *sys.argv[1:]])
+
+
+def _tell(results: Any, folder: Path) -> None:
+    from simulation.console import result_table, summary  # noqa: PLC0415
+
+    console.print(result_table(results))
+    names = ("report.html", "results.json", "phi.safetensors", "config.toml")
+    console.print(summary(results, {name: folder / name for name in names}))
+
+
+def _tell_hospitals(written: list[Path]) -> None:
+    for folder in written:
+        console.print(f"  {folder}", highlight=False)

@@ -1,0 +1,81 @@
+"""One run of the simulator from a configuration to its folder of results."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from common.config import Config
+from common.errors import ConfigError
+from common.files import write_text
+from simulation.engines import run as run_on
+from simulation.engines import workers_of
+from simulation.experiment import Experiment, Progress, pooled_name
+from simulation.grid import NodeConfig
+from simulation.phantoms import write_hospitals
+from simulation.results import results
+
+
+def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> Mapping[str, Any]:
+    """Run `config`'s experiment; leave config.toml, results.json, phi.safetensors and more in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.toml", config.to_toml())
+    folders = hospital_folders(config, out, progress)
+    nodes = nodes_of(config, folders)
+
+    def program(grid: Grid) -> Mapping[str, Any]:
+        return Experiment(grid, config, out, progress).run()
+
+    outcome = run_on(program, nodes, config.engine)
+    found = results(config, outcome, command=command, workers=workers_of(config.engine))
+    write_text(out / "results.json", json.dumps(found, indent=1, allow_nan=False))
+    return found
+
+
+def hospital_folders(config: Config, out: Path, progress: Progress) -> list[Path]:
+    """Return the hospitals' folders; phantom hospitals are written first where none are named."""
+    if not config.data.hospitals:
+        step = progress.phase("Writing phantom hospitals", config.phantoms.sites)
+        return write_hospitals(
+            out / "hospitals",
+            config.phantoms,
+            seed=config.seed,
+            classes=config.task.classes,
+            progress=lambda done, total: step(),
+        )
+    parent = Path(config.data.hospitals)
+    folders = sorted(one for one in parent.iterdir() if one.is_dir()) if parent.is_dir() else []
+    folders = [one for one in folders if not one.name.startswith(".")]
+    if not folders:
+        raise ConfigError(
+            f"data.hospitals {parent} holds no hospital; name a folder with one folder per hospital "
+            "(zamenis-simulate import-images, import-table and phantoms write such folders)."
+        )
+    return folders
+
+
+def nodes_of(config: Config, folders: list[Path]) -> list[NodeConfig]:
+    """Return one node per hospital, and one for each pool of hospitals that a pooled bound needs."""
+    by_name = {folder.name: folder for folder in folders}
+    nodes = [_node(config, name, [folder]) for name, folder in by_name.items()]
+    if "pooled" in config.experiment.algorithms:
+        for held_out in config.experiment.held_out or by_name:
+            others = [folder for name, folder in by_name.items() if name != held_out]
+            nodes.append(_node(config, pooled_name((held_out,)), others))
+    return nodes
+
+
+def _node(config: Config, site: str, folders: list[Path]) -> NodeConfig:
+    return {
+        "site": site,
+        "hospital": os.pathsep.join(str(folder.resolve()) for folder in folders),
+        "device": config.engine.device,
+        "threads": 1,
+    }
+
+

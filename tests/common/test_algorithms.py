@@ -1,0 +1,132 @@
+"""The inner loop and the algorithms' identities, on a logistic regression whose steps can be derived."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import seeds, weights
+from common.algorithms import ALGORITHMS
+from common.cases import Cases, Episode
+from common.config import load
+from common.initialise import learner_for
+from common.inner_loop import InnerLoop, inner_loop, minibatches
+from common.learner import Learner
+from server import outer_loop
+from server.aggregate import Mean
+
+CONFIG = load(None, ["model.name=linear"])
+
+
+def logistic() -> Learner:
+    """Return a logistic regression on two features."""
+    return learner_for(CONFIG, (2,), torch.device("cpu"))
+
+
+def some_cases(seed: int, count: int = 12) -> Cases:
+    """Return cases of two classes, one patient each."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 2, generator=generator)
+    return Cases(inputs, (inputs[:, 0] > 0).long(), torch.arange(count))
+
+
+def test_one_sgd_step_is_the_gradient_by_hand() -> None:
+    """For logistic regression, d loss / d w = mean of (sigmoid(wx + b) - y) x: one step moves by -lr times it."""
+    learner, cases = logistic(), some_cases(0)
+    phi = learner.weights()
+    residual = (cases.inputs @ phi["adapter.weight"][0] + phi["adapter.bias"]).sigmoid() - cases.labels
+    expected = phi["adapter.weight"][0] - 0.5 * (residual[:, None] * cases.inputs).mean(0)
+    phi_tilde, _ = inner_loop(learner, phi, cases, InnerLoop(steps=1, lr=0.5), seeds.generator(0))
+    torch.testing.assert_close(phi_tilde["adapter.weight"][0], expected)
+
+
+def test_a_proximal_step_pulls_towards_phi() -> None:
+    """The second step's gradient has mu (w1 - phi) added, so w2' = w2 - lr mu (w1 - phi)."""
+    learner, cases = logistic(), some_cases(1)
+    phi = learner.weights()
+
+    def after(steps: int, mu: float) -> torch.Tensor:
+        settings = InnerLoop(steps=steps, lr=0.5, proximal=mu)
+        return inner_loop(learner, phi, cases, settings, seeds.generator(0))[0]["adapter.weight"]
+
+    first = after(1, 0.0)
+    torch.testing.assert_close(after(2, 0.3), after(2, 0.0) - 0.5 * 0.3 * (first - phi["adapter.weight"]))
+
+
+def test_the_adapter_scope_leaves_the_backbone_alone() -> None:
+    """Moving the adapter alone equals training it on frozen features."""
+    config = load(None, ["model.name=mlp", "model.width=8"])
+    learner, cases = learner_for(config, (2,), torch.device("cpu")), some_cases(2)
+    phi = learner.weights()
+    moved, _ = inner_loop(learner, phi, cases, InnerLoop(3, 0.1, scope="adapter"), seeds.generator(0))
+    changed = {name for name in phi if not torch.equal(phi[name], moved[name])}
+    assert changed == {"adapter.weight", "adapter.bias"}
+
+
+@given(st.integers(1, 30), st.integers(0, 12), st.integers(1, 40))
+def test_minibatches_walk_through_whole_epochs(count: int, size: int, steps: int) -> None:
+    """There are `steps` batches, and every full epoch holds every case exactly once."""
+    batches = list(minibatches(count, size, steps, seeds.generator(3)))
+    assert len(batches) == steps
+    per_epoch = 1 if not 0 < size < count else -(-count // size)
+    for start in range(0, steps - per_epoch + 1, per_epoch):
+        epoch = torch.cat(batches[start : start + per_epoch])
+        assert sorted(epoch.tolist()) == list(range(count))
+
+
+def one_round(algorithm: str, *settings: str) -> torch.Tensor:
+    """Return phi after one round of an algorithm over three sites."""
+    config = load(None, ["model.name=linear", *settings])
+    training = config.training_of(algorithm)
+    learner = logistic()
+    phi = learner.weights()
+    update = ALGORITHMS[algorithm].local_update
+    assert update is not None
+    mean = Mean(weights.pack(phi).numel())
+    for site in range(3):
+        cases = some_cases(site, count=8 + 4 * site)
+        done = update(learner, phi, [Episode(cases, cases)], training, seeds.generator(0, "train", site))
+        mean.add(weights.pack(done.delta), float(len(cases)) if training.weighting == "examples" else 1.0)
+    state, _ = outer_loop.apply(
+        outer_loop.init(weights.pack(phi)), mean.result(), training.outer, training.rounds
+    )
+    return state.phi
+
+
+def test_fedavg_is_reptile_with_meta_lr_1_uniform_weights_and_no_annealing() -> None:
+    """The identity of common/algorithms/fedavg.py, to the last bit."""
+    reptile = one_round("reptile", "algorithms.reptile.outer.meta-lr-final=1.0")
+    assert torch.equal(reptile, one_round("fedavg", "algorithms.fedavg.weighting=uniform"))
+    assert not torch.equal(reptile, one_round("fedavg"))
+
+
+def test_fedprox_with_mu_0_is_fedavg() -> None:
+    """And with mu > 0 it is not."""
+    still = ['algorithms.fedprox.proximal=0.0']
+    assert torch.equal(one_round("fedprox", *still), one_round("fedavg"))
+    assert not torch.equal(one_round("fedprox", "algorithms.fedprox.proximal=5.0"), one_round("fedavg"))
+
+
+def test_fedavg_adopts_the_mean_of_phi_tilde() -> None:
+    """One site: phi after a round is that site's phi_tilde, up to one float32 rounding."""
+    learner, cases = logistic(), some_cases(4)
+    phi = learner.weights()
+    training = CONFIG.training_of("fedavg")
+    update = ALGORITHMS["fedavg"].local_update
+    assert update is not None
+    done = update(learner, phi, [Episode(cases, cases)], training, seeds.generator(1))
+    mean = Mean(3)
+    mean.add(weights.pack(done.delta), 12.0)
+    state, _ = outer_loop.apply(outer_loop.init(weights.pack(phi)), mean.result(), training.outer, 5)
+    expected = weights.pack(phi) + weights.pack(done.delta)
+    torch.testing.assert_close(state.phi, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_same_seed_initialises_the_same_network_and_leaves_the_global_generator() -> None:
+    """Building a network draws from its own seed only."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = logistic().weights(), logistic().weights()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
