@@ -35,6 +35,7 @@ class Cell:
     high: float | None = None
     fell_back: float | None = None
     """Share of draws in which the safeguard fell back; only in the table of draws that hurt."""
+    worst_draw: float | None = None
     site: str = ""
     """The hospital that a `worst hospital` cell speaks of."""
     best: bool = False
@@ -81,7 +82,7 @@ class Board:
         mine = [row for row in rows if row.get("metric", metric) == metric and row.get(value) is not None]
         cells = {
             (row["algorithm"], row["site"], row["shot"]): Cell(
-                row[value], row.get("ci_low"), row.get("ci_high"), row.get("fell_back")
+                row[value], row.get("ci_low"), row.get("ci_high"), row.get("fell_back"), row.get("worst")
             )
             for row in mine
         }

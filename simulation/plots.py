@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ OTHER = Stroke("#a97500", (0, (1, 1)), "v")
 
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -57,8 +58,12 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
-PANEL = (2.45, 1.75)
-"""Width and height of one small panel in inches."""
+WIDTH = 10.4
+"""Inches that a full row of panels has; the page shows about that much without shrinking the text."""
+PANEL = (3.3, 1.8)
+"""Greatest width, and height, of one small panel in inches."""
+LEGEND = 6.8
+"""Inches that a legend of six algorithms takes."""
 
 
 def shot_curves(rows: Iterable[Row], metric: str) -> Markup:
@@ -87,7 +92,8 @@ def shot_curves(rows: Iterable[Row], metric: str) -> Markup:
     words = (
         f"{metric} against K for each held-out hospital, one curve per algorithm; numbers in the table below."
     )
-    return _multiples("curves", words, sites, draw, ("K, patients per class", metric), algorithms)
+    svg = _multiples("curves", sites, draw, ("K, patients per class", metric), algorithms)
+    return _inline(svg, "curves", words)
 
 
 def loss_curves(rounds: Iterable[Row]) -> Markup:
@@ -96,6 +102,7 @@ def loss_curves(rounds: Iterable[Row]) -> Markup:
     algorithms = list(dict.fromkeys(row["algorithm"] for row in told))
     if not told:
         return Markup()
+    from matplotlib.ticker import MaxNLocator
 
     def draw(axes: Axes, name: str) -> None:
         lines: dict[str, dict[int, float]] = {}
@@ -103,6 +110,7 @@ def loss_curves(rounds: Iterable[Row]) -> Markup:
             if row["algorithm"] == name and row.get("loss") is not None:
                 lines.setdefault(row["site"], {})[row["round"]] = row["loss"]
         stroke = STROKES.get(name, OTHER)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for line in lines.values():
             axes.plot(list(line), list(line.values()), color=stroke.colour, linewidth=0.7, alpha=0.45)
         every = sorted({number for line in lines.values() for number in line})
@@ -110,7 +118,7 @@ def loss_curves(rounds: Iterable[Row]) -> Markup:
         axes.plot(every, [sum(losses) / len(losses) for losses in at], color=stroke.colour, linewidth=2.2)
 
     words = "Training loss against round for each algorithm; thin: one meta-training, bold: their mean."
-    return _multiples("losses", words, algorithms, draw, ("round", "loss"))
+    return _inline(_multiples("losses", algorithms, draw, ("round", "loss")), "losses", words)
 
 
 def _curve(axes: Axes, name: str, places: Sequence[float], rows: Sequence[Row]) -> None:
@@ -124,6 +132,7 @@ def _curve(axes: Axes, name: str, places: Sequence[float], rows: Sequence[Row]) 
         linewidth=stroke.width,
         marker=stroke.marker,
         markersize=4,
+        zorder=2 + stroke.width,
     )
     spans = [
         (place, row["ci_low"], row["ci_high"])
@@ -136,51 +145,54 @@ def _curve(axes: Axes, name: str, places: Sequence[float], rows: Sequence[Row]) 
 
 def _multiples(
     name: str,
-    words: str,
     titles: Sequence[str],
-    draw: Any,
+    draw: Callable[[Axes, str], None],
     labels: tuple[str, str],
     legend: Sequence[str] = (),
-) -> Markup:
-    """Return a grid with one panel per title, all on the same axes."""
+) -> str:
+    """Return an SVG of one panel per title, all on the same axes; `name` seeds its ids."""
     import matplotlib as mpl
+
+    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+        figure, panels = _panels(len(titles), legend)
+        for axes, title in zip(panels, titles, strict=True):
+            draw(axes, title)
+            axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        figure.supxlabel(labels[0], fontsize=9, y=0.06 / figure.get_figheight())
+        figure.supylabel(labels[1], fontsize=9, x=0.12 / figure.get_figwidth())
+        drawn = io.StringIO()
+        undated = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=undated)
+    return drawn.getvalue()
+
+
+def _panels(count: int, legend: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` empty panels, filled row by row, and the legend above them."""
     from matplotlib.figure import Figure
 
-    columns = min(len(titles), 3 if len(titles) in (3, 5, 6, 9) else 4)
-    down = math.ceil(len(titles) / columns)
-    width, height = columns * PANEL[0] + 0.5, down * PANEL[1] + 0.8
-    with mpl.rc_context({**RC, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width, height))
-        grid = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False)
-        panels = list(grid.flat)
-        for axes, title in zip(panels, titles, strict=False):
-            draw(axes, title)
-            axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=9, fontweight="bold")
-            axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        for axes in panels[len(titles) :]:
-            axes.set_visible(False)
-        # The last full panel of every column carries the K axis, also above an empty corner.
-        for axes in panels[max(0, len(titles) - columns) : len(titles)]:
-            axes.tick_params(labelbottom=True)
-        _legend(figure, legend)
-        figure.supxlabel(labels[0], fontsize=9, y=0.06 / height)
-        figure.supylabel(labels[1], fontsize=9, x=0.02)
-        figure.subplots_adjust(
-            left=0.62 / width,
-            right=1 - 0.08 / width,
-            bottom=0.5 / height,
-            top=1 - 0.55 / height,
-            wspace=0.1,
-            hspace=0.32,
-        )
-        drawn = io.StringIO()
-        figure.savefig(
-            drawn,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
-        )
-    return _inline(drawn.getvalue(), name, words)
+    columns = count if count <= 3 else 3 if count in (5, 6, 9) else 4
+    rows = math.ceil(count / columns)
+    width = max(columns * min(PANEL[0], (WIDTH - 0.5) / columns) + 0.5, LEGEND if legend else 0.0)
+    top = 0.55 if legend else 0.25
+    height = rows * PANEL[1] + top + 0.25
+    figure = Figure(figsize=(width, height))
+    grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    # The lowest visible panel of every column shows the axis, also above an empty corner.
+    for axes in grid[count - columns : count]:
+        axes.tick_params(labelbottom=True)
+    _legend(figure, legend)
+    figure.subplots_adjust(
+        left=0.72 / width,
+        right=1 - 0.08 / width,
+        bottom=0.5 / height,
+        top=1 - top / height,
+        wspace=0.1,
+        hspace=0.32,
+    )
+    return figure, grid[:count]
 
 
 def _legend(figure: Figure, algorithms: Sequence[str]) -> None:

@@ -134,7 +134,6 @@ def _context(results: Row) -> dict[str, Any]:
         ],
         "hurt": Board.of(lists["hurt"], "hurt", value="share"),
         "recipes": _recipes(lists["recipes"]),
-        "strokes": {name: plots.STROKES.get(name, plots.OTHER) for name in board.algorithms},
         "shot_curves": plots.shot_curves(
             (r for r in lists["rows"] if r["metric"] == board.metric), board.title
         ),
@@ -152,8 +151,8 @@ def _recipes(rows: Iterable[Row]) -> dict[tuple[str, int], dict[tuple[str, float
 
 
 def number(value: float, signed: bool = False) -> str:
-    """Return `value` to three decimals with a true minus sign."""
-    return f"{value:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
+    """Return `value` to three decimals with a true minus sign and no negative zero."""
+    return f"{value:{'+' if signed else ''}z.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent(share: float) -> str:

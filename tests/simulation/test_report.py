@@ -104,7 +104,7 @@ def _row(generator: np.random.Generator, key: tuple[str, str, int], metric: str,
         "ci_low": mean - half,
         "ci_high": min(1.0, mean + half),
         "draws": 20,
-        "worst": mean - 2 * half,
+        "worst": mean - 2 * half if metric in METRICS[:3] else mean + 2 * half,
     }
 
 
