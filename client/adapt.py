@@ -74,16 +74,18 @@ def _best_share(
 
 def _folds(
     support: Cases, generator: torch.Generator
-) -> Iterator[tuple[Int[Tensor, "learn"], Int[Tensor, "check"]]]:
+) -> Iterator[tuple[Int[Tensor, learn], Int[Tensor, check]]]:
     """Yield (learn, check) index pairs, patients apart, every class spread evenly over the folds."""
-    counts = [int((support.labels == label).sum()) for label in support.labels.unique()]
+    counts = [int((support.labels == label).sum()) for label in torch.unique(support.labels)]
     folds = min(FOLDS, *counts) if counts else 0
     if folds < 2:
         return
     fold_of = torch.empty(len(support), dtype=torch.int64)
-    for label in support.labels.unique():
+    for label in torch.unique(support.labels):
         members = torch.nonzero(support.labels == label)[:, 0]
-        fold_of[members[torch.randperm(len(members), generator=generator)]] = torch.arange(len(members)) % folds
+        fold_of[members[torch.randperm(len(members), generator=generator)]] = (
+            torch.arange(len(members)) % folds
+        )
     for fold in range(folds):
         check = torch.nonzero(fold_of == fold)[:, 0]
         apart = ~torch.isin(support.patients, support.patients[check])

@@ -66,7 +66,9 @@ class Config(Section):
         return tomli_w.dumps(self.model_dump(by_alias=True, mode="json"))
 
 
-def load(path: Path | None = None, overrides: Iterable[str] = (), *, defaults: Mapping[str, Any] | None = None) -> Config:
+def load(
+    path: Path | None = None, overrides: Iterable[str] = (), *, defaults: Mapping[str, Any] | None = None
+) -> Config:
     """Return the validated configuration of `path` with `key.subkey=value` overrides on top.
 
     Without `path`, `defaults` (or nothing) stands in for the file. Raises ConfigError, which names
@@ -142,7 +144,9 @@ def _explain(kind: type[Section], fault: dict[str, Any]) -> str:
         return f"{key} is not a known key; {hint}"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
     given = fault.get("input")
-    shown = f" (it is {json.dumps(given, default=str)})" if isinstance(given, str | int | float | bool) else ""
+    shown = (
+        f" (it is {json.dumps(given, default=str)})" if isinstance(given, str | int | float | bool) else ""
+    )
     return f"{key} {rule}{shown}."
 
 

@@ -117,7 +117,9 @@ class Training(Section):
     @model_validator(mode="after")
     def _episodes_need_shots(self) -> Self:
         if self.way == 1:
-            raise ValueError("way = 1 leaves nothing to tell apart; use 0 (the site's own task) or at least 2")
+            raise ValueError(
+                "way = 1 leaves nothing to tell apart; use 0 (the site's own task) or at least 2"
+            )
         if self.way and not self.shot:
             raise ValueError("way needs a shot: say how many patients per class an episode's support has")
         return self
@@ -165,7 +167,11 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name, values in (("algorithms", self.algorithms), ("shots", self.shots), ("held-out", self.held_out)):
+        for name, values in (
+            ("algorithms", self.algorithms),
+            ("shots", self.shots),
+            ("held-out", self.held_out),
+        ):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names something twice; every one once")
         return self

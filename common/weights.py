@@ -6,7 +6,6 @@ statistics are not weights: nothing here touches them, and no network of ours ke
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -42,24 +41,18 @@ def norm(weights: Weights) -> float:
     return float(torch.linalg.vector_norm(pack(weights).double()))
 
 
-def pack(weights: Weights) -> Float[Tensor, "parameter"]:
+def pack(weights: Weights) -> Float[Tensor, parameter]:
     """Return all tensors end to end as one vector, in the order of their names' first appearance."""
     return torch.cat([tensor.reshape(-1) for tensor in weights.values()])
 
 
-def unpack(vector: Float[Tensor, "parameter"], like: Weights) -> Weights:
+def unpack(vector: Float[Tensor, parameter], like: Weights) -> Weights:
     """Return `vector` cut into the names and shapes of `like`; the inverse of `pack`."""
     sizes = [tensor.numel() for tensor in like.values()]
     if vector.numel() != sum(sizes):
         raise ValueError(f"the vector has {vector.numel()} elements; these weights have {sum(sizes)}.")
     parts = vector.split(sizes)
     return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
-
-
-def layout(weights: Weights) -> str:
-    """Return a digest of names and shapes: two sides with the same layout mean the same by a vector."""
-    text = ";".join(f"{name}:{tuple(tensor.shape)}" for name, tensor in weights.items())
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _same_names(left: Weights, right: Weights) -> None:

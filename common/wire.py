@@ -1,12 +1,12 @@
-"""Everything that crosses between coordinator and hospital: names, shapes, and the only Flower records in common.
+"""Everything that crosses between coordinator and hospital, by name and shape.
 
 | message | down | up |
 |---|---|---|
-| `query.describe` | configuration | site, input shape, layout of the weights, census (counts) |
+| `query.describe` | configuration | site, input shape, census (counts) |
 | `train` | phi, configuration, algorithm, server_round | delta, episodes, cases, loss sum |
-| `evaluate` | phi, configuration, algorithm, shot, recipe, draws | metrics per draw and per bootstrap replicate |
+| `evaluate` | phi, configuration, algorithm, shot, recipe | metrics per draw and bootstrap replicate |
 
-Weights travel as one float32 vector `[parameter]` (`common.weights.pack`); both sides check its layout.
+Weights travel as one float32 vector `[parameter]` (`common.weights.pack`).
 A hospital's error travels as a code and our own words, never as an exception's text.
 """
 
@@ -69,7 +69,7 @@ class Description:
 class Contribution:
     """What a site sends after training."""
 
-    delta: Float[Tensor, "parameter"]
+    delta: Float[Tensor, parameter]
     loss_sum: float
     episodes: int
     cases: int
@@ -119,13 +119,13 @@ def read_instruction(message: Message) -> Instruction:
     fields = dict(message.content.config_records["instruction"])
     if fields.get("protocol") != PROTOCOL:
         raise WireError(
-            f"the coordinator speaks protocol {fields.get('protocol')}, this node {PROTOCOL}; "
+            f"the coordinator speaks protocol {fields.get('protocol')!r}, this node {PROTOCOL}; "
             "install the same version of Zamenis on both."
         )
     return Instruction(**cast(dict[str, Any], fields))
 
 
-def read_phi(message: Message, parameters: int) -> Float[Tensor, "parameter"]:
+def read_phi(message: Message, parameters: int) -> Float[Tensor, parameter]:
     """Return the weights of a message, checked for length, type and finiteness."""
     return _read_vector(message.content.array_records, "phi", parameters)
 
@@ -161,7 +161,9 @@ def read_contribution(reply: Message, parameters: int) -> Contribution:
     try:
         loss_sum, episodes, cases = (sums[name] for name in ("loss-sum", "episodes", "cases"))
     except KeyError as error:
-        raise WireError("sums must hold loss-sum, episodes and cases; the site runs another version.") from error
+        raise WireError(
+            "sums must hold loss-sum, episodes and cases; the site runs another version."
+        ) from error
     if not (isinstance(episodes, int) and isinstance(cases, int) and episodes > 0 and cases > 0):
         raise WireError("episodes and cases must be positive whole numbers.")
     return Contribution(delta, float(cast(float, loss_sum)), episodes, cases)
@@ -171,8 +173,8 @@ def reply_judgement(message: Message, judgement: Judgement) -> Message:
     """Return the reply to `evaluate`."""
     arrays = {f"draws/{name}": Array(values) for name, values in judgement.draws.items()}
     arrays |= {f"replicates/{name}": Array(values) for name, values in judgement.replicates.items()}
-    facts = {"hurt": judgement.hurt, "fell-back": judgement.fell_back, "left-out": judgement.left_out}
-    content = RecordDict({"judgement": ArrayRecord(arrays), "facts": ConfigRecord({**facts})})
+    facts: dict[str, Any] = {"hurt": judgement.hurt, "fell-back": judgement.fell_back, "left-out": judgement.left_out}
+    content = RecordDict({"judgement": ArrayRecord(arrays), "facts": ConfigRecord(facts)})
     return Message(content, reply_to=message)
 
 
@@ -194,14 +196,14 @@ def refuse(message: Message, code: int, words: str) -> Message:
     return Message(Error(code=code, reason=words), reply_to=message)
 
 
-def vector(values: Float[Tensor, "parameter"]) -> ArrayRecord:
+def vector(values: Float[Tensor, parameter]) -> ArrayRecord:
     """Return weights as the record that travels."""
     return ArrayRecord({"vector": Array(values.numpy())})
 
 
 def _read_vector(
     records: Mapping[str, ArrayRecord], name: str, parameters: int
-) -> Float[Tensor, "parameter"]:
+) -> Float[Tensor, parameter]:
     try:
         values = records[name]["vector"].numpy()
     except (KeyError, TypeError, ValueError, EOFError) as error:

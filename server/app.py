@@ -108,7 +108,9 @@ def common_input_shape(sites: Any) -> tuple[int, ...]:
     if not by_shape:
         raise DataError("no hospital is connected; a run needs at least one.")
     if len(by_shape) > 1:
-        told = "; ".join(f"{shape} at {', '.join(sorted(names))}" for shape, names in sorted(by_shape.items()))
+        told = "; ".join(
+            f"{shape} at {', '.join(sorted(names))}" for shape, names in sorted(by_shape.items())
+        )
         raise DataError(f"hospitals disagree on the shape of a case: {told}. Give all the same columns.")
     return next(iter(by_shape))
 

@@ -85,7 +85,7 @@ class MetaStrategy(Strategy):
             told["loss"] = loss / episodes
         entry = {"round": server_round, "sites": answered, "seconds": time.monotonic() - started, **told}
         self.history.append(entry)
-        return None, MetricRecord(told)
+        return None, MetricRecord({**told})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

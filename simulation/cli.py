@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from common import config as configuration
 from common.config import Config
@@ -61,16 +68,19 @@ def demo(context: typer.Context) -> None:
 def run(
     config: Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")] = None,
     engine: Annotated[EngineName | None, typer.Option(help="Where the computing happens.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes of one thread each; 0: one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of one thread each; 0: one per core.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
 ) -> None:
     """Meta-train, hold each hospital out in turn, adapt with K cases, and report."""
-    from simulation.run import simulate  # noqa: PLC0415 - importing PyTorch and Flower takes seconds
+    from simulation.run import simulate
 
     if resume and (config or out or seed is not None or set_):
         raise ConfigError("--resume goes on with a run as it is; only --engine and --workers go with it.")
@@ -95,7 +105,7 @@ def phantoms(
     patients: Annotated[int | None, typer.Option(help="Patients per hospital.")] = None,
 ) -> None:
     """Write synthetic hospitals as DICOM trees with labels."""
-    from simulation.phantoms import write_hospitals  # noqa: PLC0415
+    from simulation.phantoms import write_hospitals
 
     overrides = [f"phantoms.sites={sites}"] + ([] if patients is None else [f"phantoms.patients={patients}"])
     loaded = configuration.load(None, overrides)
@@ -114,11 +124,13 @@ def import_images(
     path_column: Annotated[str, typer.Option(help="Column with the image's path, relative to the CSV.")],
     site_column: Annotated[str, typer.Option(help="Column with the hospital.")],
     label_column: Annotated[list[str], typer.Option(help="Column with a label; may be repeated.")],
-    patient_column: Annotated[str | None, typer.Option(help="Column with the patient; without it, one each.")] = None,
+    patient_column: Annotated[
+        str | None, typer.Option(help="Column with the patient; without it, one each.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides each hospital's patient split.")] = 0,
 ) -> None:
     """Turn an image folder and its CSV into one DICOM tree per hospital."""
-    from simulation import sites  # noqa: PLC0415
+    from simulation import sites
 
     with ConsoleProgress() as progress:
         written = sites.import_images(
@@ -140,18 +152,26 @@ def import_table(
     folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
     site_column: Annotated[str, typer.Option(help="Column with the hospital.")],
     label_column: Annotated[str, typer.Option(help="Column with the label.")],
-    numeric: Annotated[list[str] | None, typer.Option(help="Numeric column; may be repeated; none: all.")] = None,
-    categorical: Annotated[list[str] | None, typer.Option(help="Categorical column; may be repeated.")] = None,
+    numeric: Annotated[
+        list[str] | None, typer.Option(help="Numeric column; may be repeated; none: all.")
+    ] = None,
+    categorical: Annotated[
+        list[str] | None, typer.Option(help="Categorical column; may be repeated.")
+    ] = None,
     missing: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=CODE", help="Code for not measured, e.g. chol=0.")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.")] = None,
-    patient_column: Annotated[str | None, typer.Option(help="Column with the patient; without it, one each.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="Column that says adaptation (train) or test.")] = None,
+    patient_column: Annotated[
+        str | None, typer.Option(help="Column with the patient; without it, one each.")
+    ] = None,
+    split_column: Annotated[
+        str | None, typer.Option(help="Column that says adaptation (train) or test.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides each hospital's patient split.")] = 0,
 ) -> None:
     """Turn a CSV with a hospital column into one table per hospital."""
-    from simulation import sites  # noqa: PLC0415
+    from simulation import sites
 
     written = sites.import_table(
         table,
@@ -209,7 +229,9 @@ def _fresh(out: Path | None) -> Path:
             if not (folder := Path("results") / f"run-{number:03}").exists()
         )
     if (out / "config.toml").exists():
-        raise ConfigError(f"--out {out} holds a run already; --resume {out} to go on, or name another folder.")
+        raise ConfigError(
+            f"--out {out} holds a run already; --resume {out} to go on, or name another folder."
+        )
     return out
 
 
@@ -236,7 +258,7 @@ def _command() -> str:
 
 
 def _tell(results: Any, folder: Path) -> None:
-    from simulation.console import result_table, summary  # noqa: PLC0415
+    from simulation.console import result_table, summary
 
     console.print(result_table(results))
     names = ("report.html", "results.json", "phi.safetensors", "config.toml")

@@ -70,7 +70,8 @@ class InProcessGrid(Grid):
         self._timeout = timeout
         self._run = Run.create_empty(run_id=RUN_ID)
         self._nodes = {
-            FIRST_NODE + place: _Node(_context(FIRST_NODE + place, config)) for place, config in enumerate(nodes)
+            FIRST_NODE + place: _Node(_context(FIRST_NODE + place, config))
+            for place, config in enumerate(nodes)
         }
         self._serial = 0
         self._done: dict[str, Message] = {}

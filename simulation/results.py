@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -19,18 +20,20 @@ from numpy.typing import NDArray
 from common.config import Config
 from common.tasks import TASKS
 from common.wire import Judgement
+from server.app import MetaTrained
+from simulation.experiment import Outcome
+from simulation.plan import Cell, Recipe, Training
 
 FORMAT = 1
 INTERVAL = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
 
-Answers = Mapping[tuple[str, str, int], Judgement]
-"""By algorithm, held-out site and shot."""
+Answers = Mapping[Cell, Judgement]
 
 
-def results(config: Config, outcome: Mapping[str, Any], *, command: str, workers: int) -> dict[str, Any]:
+def results(config: Config, outcome: Outcome, *, command: str, workers: int) -> dict[str, Any]:
     """Return everything that a run found out, as plain data."""
-    answers: Answers = outcome["answers"]
+    answers = outcome.answers
     reference = config.experiment.algorithms[0]
     return {
         "format": FORMAT,
@@ -40,26 +43,26 @@ def results(config: Config, outcome: Mapping[str, Any], *, command: str, workers
         "metric": config.experiment.metric,
         "task": {"label": config.task.label, "classes": list(config.task.classes)},
         "model": config.model.name,
-        "parameters": outcome["parameters"],
+        "parameters": outcome.parameters,
         "engine": config.engine.name,
         "workers": workers,
         "rows": rows(answers, TASKS[config.task.kind].lower_is_better),
         "differences": differences(answers, reference),
         "hurt": _hurt(answers),
-        "recipes": _recipes(outcome["recipes"]),
-        "rounds": _rounds(outcome["trained"]),
+        "recipes": _recipes(outcome.recipes),
+        "rounds": _rounds(outcome.trained),
         "left_out": _left_out(answers),
         "hospitals": [
-            {"site": site, **description.census} for site, description in outcome["descriptions"].items()
+            {"site": site, **description.census} for site, description in outcome.hospitals.items()
         ],
-        "timing": outcome["timing"],
+        "timing": dict(outcome.timing),
     }
 
 
 def rows(answers: Answers, lower_is_better: frozenset[str]) -> list[dict[str, Any]]:
     """Return one row per algorithm, site, shot and metric that could be judged."""
     found = []
-    for (algorithm, site, shot), answer in answers.items():
+    for cell, answer in answers.items():
         for metric, values in answer.draws.items():
             if np.isnan(values).any():
                 continue
@@ -67,9 +70,7 @@ def rows(answers: Answers, lower_is_better: frozenset[str]) -> list[dict[str, An
             worst = values.max() if metric in lower_is_better else values.min()
             found.append(
                 {
-                    "algorithm": algorithm,
-                    "site": site,
-                    "shot": shot,
+                    **asdict(cell),
                     "metric": metric,
                     "mean": float(values.mean()),
                     "ci_low": low,
@@ -84,9 +85,9 @@ def rows(answers: Answers, lower_is_better: frozenset[str]) -> list[dict[str, An
 def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
     """Return reference minus every other algorithm, paired on draws and test patients."""
     found = []
-    for (algorithm, site, shot), answer in answers.items():
-        base = answers.get((reference, site, shot))
-        if algorithm == reference or base is None:
+    for cell, answer in answers.items():
+        base = answers[replace(cell, algorithm=reference)]
+        if cell.algorithm == reference:
             continue
         for metric, values in answer.draws.items():
             gain = base.draws[metric].mean() - values.mean()
@@ -95,10 +96,8 @@ def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
             low, high = _interval(base.replicates[metric] - answer.replicates[metric])
             found.append(
                 {
-                    "algorithm": algorithm,
+                    **asdict(cell),
                     "reference": reference,
-                    "site": site,
-                    "shot": shot,
                     "metric": metric,
                     "mean": float(gain),
                     "ci_low": low,
@@ -116,35 +115,32 @@ def _interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
 
 def _hurt(answers: Answers) -> list[dict[str, Any]]:
     return [
-        {"algorithm": algorithm, "site": site, "shot": shot, "share": answer.hurt, "fell_back": answer.fell_back}
-        for (algorithm, site, shot), answer in answers.items()
-        if shot and not answer.left_out
+        {**asdict(cell), "share": answer.hurt, "fell_back": answer.fell_back}
+        for cell, answer in answers.items()
+        if cell.shot and not answer.left_out
     ]
 
 
 def _left_out(answers: Answers) -> list[dict[str, Any]]:
-    reasons = {(site, shot): answer.left_out for (_, site, shot), answer in answers.items() if answer.left_out}
+    reasons = {(cell.site, cell.shot): answer.left_out for cell, answer in answers.items() if answer.left_out}
     return [{"site": site, "shot": shot, "reason": reason} for (site, shot), reason in reasons.items()]
 
 
-def _recipes(recipes: Mapping[tuple[str, str, int], Any]) -> list[dict[str, Any]]:
-    found = []
-    for (algorithm, site, shot), recipe in recipes.items():
-        chosen = {"algorithm": algorithm, "site": site, "shot": shot}
-        if recipe is None:
-            found.append({**chosen, "scope": "none", "inner_lr": 0.0, "inner_steps": 0})
-        else:
-            found.append(
-                {**chosen, "scope": recipe.scope, "inner_lr": recipe.lr, "inner_steps": recipe.steps}
-            )
-    return found
+def _recipes(recipes: Mapping[Cell, Recipe]) -> list[dict[str, Any]]:
+    none = {"scope": "none", "inner_lr": 0.0, "inner_steps": 0}
+    return [
+        {**asdict(cell), **none}
+        if recipe is None
+        else {**asdict(cell), "scope": recipe.scope, "inner_lr": recipe.lr, "inner_steps": recipe.steps}
+        for cell, recipe in recipes.items()
+    ]
 
 
-def _rounds(trained: Mapping[tuple[str, tuple[str, ...]], Any]) -> list[dict[str, Any]]:
+def _rounds(trained: Mapping[Training, MetaTrained]) -> list[dict[str, Any]]:
     """Return the history of each training that a held-out hospital was judged with."""
     return [
-        {"algorithm": algorithm, "site": excluded[0], **entry}
-        for (algorithm, excluded), outcome in trained.items()
-        if len(excluded) == 1
-        for entry in outcome.history
+        {"algorithm": training.algorithm, "site": training.excluded[0], **entry}
+        for training, end in trained.items()
+        if len(training.excluded) == 1
+        for entry in end.history
     ]

@@ -15,7 +15,7 @@ from common.errors import ConfigError
 from common.files import write_text
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
-from simulation.experiment import Experiment, Progress, pooled_name
+from simulation.experiment import Outcome, Progress, conduct, pool_name
 from simulation.grid import NodeConfig
 from simulation.phantoms import write_hospitals
 from simulation.results import results
@@ -28,8 +28,8 @@ def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> 
     folders = hospital_folders(config, out, progress)
     nodes = nodes_of(config, folders)
 
-    def program(grid: Grid) -> Mapping[str, Any]:
-        return Experiment(grid, config, out, progress).run()
+    def program(grid: Grid) -> Outcome:
+        return conduct(grid, config, out, progress)
 
     outcome = run_on(program, nodes, config.engine)
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
@@ -66,7 +66,7 @@ def nodes_of(config: Config, folders: list[Path]) -> list[NodeConfig]:
     if "pooled" in config.experiment.algorithms:
         for held_out in config.experiment.held_out or by_name:
             others = [folder for name, folder in by_name.items() if name != held_out]
-            nodes.append(_node(config, pooled_name((held_out,)), others))
+            nodes.append(_node(config, pool_name((held_out,)), others))
     return nodes
 
 
@@ -77,5 +77,3 @@ def _node(config: Config, site: str, folders: list[Path]) -> NodeConfig:
         "device": config.engine.device,
         "threads": 1,
     }
-
-

@@ -27,7 +27,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.adapter = adapter
 
-    def forward(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case output"]:
+    def forward(self, inputs: Float[Tensor, case *feature]) -> Float[Tensor, "case output"]:
         """Return one row of outputs (logits) per case."""
         outputs: Tensor = self.adapter(self.backbone(inputs))
         return outputs
@@ -48,4 +48,4 @@ def build(model: Model, input_shape: tuple[int, ...], outputs: int, *, seed: int
         torch.manual_seed(seed)
         backbone, features = BACKBONES[model.name](model, input_shape)
         network = Network(backbone, nn.Linear(features, outputs))
-    return network.to(memory_format=torch.channels_last) if images else network  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last) if images else network  # type: ignore[call-overload]

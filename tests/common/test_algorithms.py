@@ -32,7 +32,7 @@ def some_cases(seed: int, count: int = 12) -> Cases:
 
 
 def test_one_sgd_step_is_the_gradient_by_hand() -> None:
-    """For logistic regression, d loss / d w = mean of (sigmoid(wx + b) - y) x: one step moves by -lr times it."""
+    """For logistic regression the gradient is the mean of (sigmoid(wx + b) - y) x; a step is -lr times it."""
     learner, cases = logistic(), some_cases(0)
     phi = learner.weights()
     residual = (cases.inputs @ phi["adapter.weight"][0] + phi["adapter.bias"]).sigmoid() - cases.labels
@@ -103,7 +103,7 @@ def test_fedavg_is_reptile_with_meta_lr_1_uniform_weights_and_no_annealing() -> 
 
 def test_fedprox_with_mu_0_is_fedavg() -> None:
     """And with mu > 0 it is not."""
-    still = ['algorithms.fedprox.proximal=0.0']
+    still = ["algorithms.fedprox.proximal=0.0"]
     assert torch.equal(one_round("fedprox", *still), one_round("fedavg"))
     assert not torch.equal(one_round("fedprox", "algorithms.fedprox.proximal=5.0"), one_round("fedavg"))
 

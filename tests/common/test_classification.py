@@ -32,7 +32,9 @@ def test_metrics_agree_with_scikit_learn(seed: int, classes: int, cases: int) ->
             score = probability[:, 1]
             assert ours["auroc"][row] == pytest.approx(roc_auc_score(labels, score, sample_weight=weight))
             # scikit-learn's binary Brier score is half the two-class sum of squares.
-            assert ours["brier"][row] == pytest.approx(2 * brier_score_loss(labels, score, sample_weight=weight))
+            assert ours["brier"][row] == pytest.approx(
+                2 * brier_score_loss(labels, score, sample_weight=weight)
+            )
         elif weight is None:
             assert ours["auroc"][row] == pytest.approx(roc_auc_score(labels, probability, multi_class="ovr"))
 

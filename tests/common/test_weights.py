@@ -55,4 +55,3 @@ def test_different_names_are_refused_by_name() -> None:
         weights.subtract(some(0), {**some(0), "extra": torch.zeros(1)})
     with pytest.raises(ValueError, match="8 elements"):
         weights.unpack(torch.zeros(8), some(0))
-    assert weights.layout(some(0)) == weights.layout(some(1)) != weights.layout({"w": torch.zeros(9)})

@@ -25,13 +25,13 @@ def vector(*values: float) -> torch.Tensor:
 
 
 def test_meta_lr_is_annealed_linearly() -> None:
-    """From meta_lr before the first of 4 rounds by quarters to meta_lr_final, which is never quite reached."""
+    """From meta_lr in the first of 4 rounds by quarters; meta_lr_final itself is never quite reached."""
     outer = Outer(meta_lr=1.0, meta_lr_final=0.0)
     assert [annealed(outer, done, 4) for done in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_sgd_step() -> None:
-    """phi + meta_lr * mean delta."""
+    """Phi + meta_lr * mean delta."""
     state, told = apply(init(torch.tensor([1.0, 2.0])), vector(0.5, -1.0), Outer(meta_lr=0.5), rounds=1)
     assert state.phi.tolist() == [1.25, 1.5]
     assert state.server_round == 1
@@ -48,14 +48,14 @@ def test_momentum_accumulates() -> None:
 
 
 def test_adam_is_algorithm_2_of_adaptive_federated_optimization() -> None:
-    """First step: m = (1 - b1) d, v = (1 - b2) d^2, phi + lr m / (sqrt(v) + tau); with d = 2, b1 = .9, b2 = .99."""
+    """First step: m = (1 - .9) 2 = .2, v = (1 - .99) 2^2 = .04, phi + lr m / (sqrt(v) + tau)."""
     outer = Outer(optimizer="adam", momentum=0.9, beta2=0.99, tau=0.1, meta_lr=1.0)
     state, _ = apply(init(torch.tensor([0.0])), vector(2.0), outer, rounds=1)
     assert state.phi.item() == pytest.approx(0.2 / (0.2 + 0.1))
 
 
 def test_a_round_without_enough_replies_leaves_phi_and_counts() -> None:
-    """phi stays as it was; the round is over all the same."""
+    """Phi stays as it was; the round is over all the same."""
     state, _ = apply(init(torch.tensor([1.0])), None, Outer(), rounds=3)
     assert state.phi.item() == 1.0
     assert state.server_round == 1

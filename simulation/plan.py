@@ -1,0 +1,178 @@
+"""What an experiment has to train and to ask, worked out from its configuration alone.
+
+Leave one hospital out: everything about a held-out hospital's adaptation is chosen on the other
+hospitals, some of which are held out in turn (folds) for that. Nothing here computes anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from common.algorithms import ALGORITHMS
+from common.config import Config
+from common.errors import ConfigError
+from common.inner_loop import InnerLoop
+from server.cohort import cohort
+
+Recipe = InnerLoop | None
+"""How to adapt; None: not at all."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One meta-training, over all hospitals but the `excluded` (sorted)."""
+
+    algorithm: str
+    excluded: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the report: an algorithm at a held-out hospital with K cases per class."""
+
+    algorithm: str
+    site: str
+    shot: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Adapting what a training gave (None: the untrained network) to K cases at a site by a recipe."""
+
+    algorithm: str
+    training: Training | None
+    site: str
+    shot: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The experiment of `config` over `hospitals` (sorted names)."""
+
+    config: Config
+    hospitals: Sequence[str]
+
+    @cached_property
+    def held_out(self) -> list[str]:
+        """The hospitals held out in turn. Raises ConfigError for one that is not there, or too few."""
+        known = ", ".join(self.hospitals)
+        for site in self.config.experiment.held_out:
+            if site not in self.hospitals:
+                raise ConfigError(f"experiment.held-out names {site}, which is no hospital here; there are {known}.")
+        if len(self.hospitals) < 2:
+            raise ConfigError(f"leaving one hospital out needs at least two; there is {known or 'none'}.")
+        return list(self.config.experiment.held_out or self.hospitals)
+
+    @cached_property
+    def headliner(self) -> str:
+        """The first federated algorithm: it is published, and lends its recipes to the pooled bound."""
+        return next(
+            name
+            for name in (*self.config.experiment.algorithms, "reptile")
+            if ALGORITHMS[name].local_update and not ALGORITHMS[name].pooled
+        )
+
+    def folds(self, held_out: str) -> list[str]:
+        """Return the meta-training hospitals that are held out in turn to choose recipes."""
+        others = [site for site in self.hospitals if site != held_out]
+        if len(others) < 2 or not self.config.adaptation.folds:
+            return []
+        return cohort(others, self.config.adaptation.folds, seed=self.config.seed, server_round=0)
+
+    def trainings(self) -> list[Training]:
+        """Return every meta-training that is needed, each once; two hospitals' folds share theirs."""
+        needed: dict[Training, None] = {}
+        for algorithm, held_out in itertools.product(self.config.experiment.algorithms, self.held_out):
+            if ALGORITHMS[algorithm].local_update is None:
+                continue
+            needed[_without(algorithm, held_out)] = None
+            for fold in self.folds(held_out) if self._chooses(algorithm) else ():
+                needed[_without(algorithm, held_out, fold)] = None
+        if self.config.experiment.publish:
+            needed[self.published] = None
+        return list(needed)
+
+    @property
+    def published(self) -> Training:
+        """The training over every hospital, whose phi a run hands out."""
+        return Training(self.headliner, ())
+
+    def candidates(self, algorithm: str) -> list[Recipe]:
+        """Return the recipes to choose among; not adapting is one, except for an untrained network."""
+        settings = self.config.adaptation
+        loops = [
+            InnerLoop(steps, lr, settings.optimizer, settings.batch_size, scope=scope)
+            for scope, lr, steps in itertools.product(
+                settings.scopes, settings.inner_lrs, settings.inner_steps
+            )
+        ]
+        return loops if ALGORITHMS[algorithm].local_update is None else [None, *loops]
+
+    def choices(self) -> dict[Cell, dict[Recipe, list[Trial]]]:
+        """Return for every cell whose recipe is to be chosen the trials of each candidate, one per fold."""
+        return {
+            cell: {
+                recipe: [self._trial(cell, fold, recipe) for fold in self.folds(cell.site)]
+                for recipe in self.candidates(cell.algorithm)
+            }
+            for cell in self.cells()
+            if cell.shot and self._chooses(cell.algorithm) and self.folds(cell.site)
+        }
+
+    def cells(self) -> list[Cell]:
+        """Return every cell of the report."""
+        settings = self.config.experiment
+        return [Cell(*cell) for cell in itertools.product(settings.algorithms, self.held_out, settings.shots)]
+
+    def verdicts(self, recipes: Mapping[Cell, Recipe]) -> dict[Cell, Trial]:
+        """Return the trial behind each cell, once recipes are chosen."""
+        return {
+            cell: Trial(
+                cell.algorithm,
+                _trained(cell.algorithm, cell.site),
+                cell.site,
+                cell.shot,
+                self._recipe(recipes, cell) if cell.shot else None,
+            )
+            for cell in self.cells()
+        }
+
+    def _chooses(self, algorithm: str) -> bool:
+        return any(self.config.experiment.shots) and not ALGORITHMS[algorithm].pooled
+
+    def _recipe(self, recipes: Mapping[Cell, Recipe], cell: Cell) -> Recipe:
+        """Return the chosen recipe, the headliner's for the pooled bound, else the first of each list."""
+        for name in (cell.algorithm, self.headliner):
+            if (same := Cell(name, cell.site, cell.shot)) in recipes:
+                return recipes[same]
+        return next(recipe for recipe in self.candidates(cell.algorithm) if recipe)
+
+    def _trial(self, cell: Cell, fold: str, recipe: Recipe) -> Trial:
+        training = _trained(cell.algorithm, cell.site, fold)
+        return Trial(cell.algorithm, training, fold, cell.shot, recipe)
+
+
+def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, float | None]) -> Recipe:
+    """Return the recipe with the best mean score over its folds; a tie goes to the earlier one.
+
+    A trial that could not be made (too few patients at that fold) has no score and does not count.
+    """
+
+    def merit(recipe: Recipe) -> float:
+        known = [score for trial in trials[recipe] if (score := scores[trial]) is not None]
+        return sum(known) / len(known) if known else 0.0
+
+    return max(trials, key=merit)
+
+
+def _without(algorithm: str, *sites: str) -> Training:
+    return Training(algorithm, tuple(sorted(sites)))
+
+
+def _trained(algorithm: str, *sites: str) -> Training | None:
+    """Return the training without `sites`, or None for an algorithm that trains nothing beforehand."""
+    return None if ALGORITHMS[algorithm].local_update is None else _without(algorithm, *sites)
