@@ -1,0 +1,166 @@
+"""A hospital's tensors on disk: every file is decoded once, and again only when it has changed.
+
+    <state>/cache/1x64x64/index.json      what is known of each file, by keyed hashes only
+    <state>/cache/1x64x64/pixels-*.npy    float32 [row, channel, height, width], memory-mapped
+
+The index names its array, and replacing the index is the one step that counts: a process that opens
+the same hospital meanwhile sees the old pair or the new one. Whatever does not fit together is built
+anew; a cache is never a reason to fail.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.preflight import write_atomically
+
+FORMAT = 1
+"""Raised whenever the index's fields, or the pipeline from a file to its pixels, change."""
+
+ROWS_AT_ONCE = 256
+"""Rows copied in one piece when an array is put in order."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is remembered of one file. Identifiers are keyed hashes; empty where never read."""
+
+    size: int
+    mtime_ns: int
+    reason: str = ""
+    """Why the file itself cannot be used, whatever the labels say; empty: it can."""
+    remedy: str = ""
+    SOPInstanceUID: str = ""
+    StudyInstanceUID: str = ""
+    AccessionNumber: str = ""
+    patient: str = ""
+    fraction: float = 0.0
+    """The patient's place in [0, 1), for the split."""
+    row: int = -1
+    """The row of its pixels; -1 where they were not needed yet."""
+
+
+class Cache:
+    """One hospital's pixels at one size; a context, since rows wait in an unnamed file until `arrange`."""
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._shape = shape
+        self._index = folder / "index.json"
+        self._name, self._files, self._old = self._load()
+        self._fresh = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - __exit__ closes it
+        self._fresh_rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._fresh.close()
+
+    def recall(self, name: str, size: int, mtime_ns: int) -> Known | None:
+        """Return what is known of the file `name`, or None where it is new or has changed."""
+        known = self._files.get(name)
+        return known if known and (known.size, known.mtime_ns) == (size, mtime_ns) else None
+
+    def append(self, pixels: Float[Tensor, "channel height width"]) -> int:
+        """Keep a new file's pixels and return their row."""
+        self._fresh.write(pixels.numpy().tobytes())
+        self._fresh_rows += 1
+        return len(self._old) + self._fresh_rows - 1
+
+    def arrange(
+        self, files: Mapping[str, Known], order: Sequence[str]
+    ) -> Float[Tensor, "row channel height width"]:
+        """Return the rows of `order`, contiguous and memory-mapped, and make `files` what is known.
+
+        Rows of files outside `order` are kept behind, in case a label brings them back.
+        """
+        chosen = set(order)
+        kept = [name for name, known in files.items() if known.row >= 0 and name not in chosen]
+        names = [*order, *kept]
+        rows = [files[name].row for name in names]
+        settled = dict(files) | {name: replace(files[name], row=row) for row, name in enumerate(names)}
+        if rows != list(range(len(self._old))):
+            self._rewrite(rows, settled)
+        elif settled != self._files:
+            self._save(self._name, len(rows), settled)
+        return torch.from_numpy(self._old)[: len(order)]
+
+    def _rewrite(self, rows: list[int], files: Mapping[str, Known]) -> None:
+        name = f"pixels-{secrets.token_hex(8)}.npy" if rows else ""
+        if rows:
+            self._write_array(self._folder / name, rows)
+        self._save(name, len(rows), files)
+        if self._name:
+            (self._folder / self._name).unlink(missing_ok=True)
+        self._name, self._old = name, self._open_array(name, len(rows))
+
+    def _write_array(self, path: Path, rows: list[int]) -> None:
+        """Write the given rows of old and fresh pixels, in that order."""
+        old, fresh = self._old, self._fresh_array()
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *self._shape)}
+        with path.open("xb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                chunk = rows[start : start + ROWS_AT_ONCE]
+                file.write(
+                    np.stack([old[row] if row < len(old) else fresh[row - len(old)] for row in chunk]).data
+                )
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _fresh_array(self) -> NDArray[np.float32]:
+        self._fresh.flush()
+        if not self._fresh_rows:
+            return np.empty((0, *self._shape), np.float32)
+        return np.memmap(self._fresh, np.float32, "r", shape=(self._fresh_rows, *self._shape))
+
+    def _save(self, name: str, rows: int, files: Mapping[str, Known]) -> None:
+        index = {
+            "format": FORMAT,
+            "array": name,
+            "rows": rows,
+            "files": {file: astuple(known) for file, known in files.items()},
+        }
+        write_atomically(self._index, json.dumps(index, separators=(",", ":")).encode())
+        self._files = dict(files)
+
+    def _load(self) -> tuple[str, dict[str, Known], NDArray[np.float32]]:
+        """Return the array's name, the known files and the array; all empty where anything does not fit."""
+        try:
+            index = json.loads(self._index.read_bytes())
+            if index["format"] != FORMAT:
+                raise ValueError("another format")
+            files = {name: Known(*known) for name, known in index["files"].items()}
+            rows = sorted(known.row for known in files.values() if known.row >= 0)
+            if rows != list(range(index["rows"])):
+                raise ValueError("rows and files differ")
+            return index["array"], files, self._open_array(index["array"], index["rows"])
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError):
+            return "", {}, self._open_array("", 0)
+
+    def _open_array(self, name: str, rows: int) -> NDArray[np.float32]:
+        """Map an array copy-on-write, as torch wants writable memory; nothing ever writes to it."""
+        if not rows:
+            return np.empty((0, *self._shape), np.float32)
+        array: NDArray[np.float32] = np.load(self._folder / Path(name).name, mmap_mode="c")
+        if array.shape != (rows, *self._shape) or array.dtype != np.float32:
+            raise ValueError("the array has another shape")
+        return array

@@ -1,0 +1,232 @@
+"""A hospital's cases: a folder in, two sets of tensors out, split by patient.
+
+A hospital is a folder of DICOM files with labels.csv, or table.csv with schema.toml (see docs/data.md).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.cache import Cache
+from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
+from client.split import divide, fraction, open_keys
+from client.survey import Survey
+from client.tables import NOT_MEASURED, class_of, read_labels, read_table
+from common.cases import Cases
+from common.errors import DataError
+from common.sections import Data, Task
+
+Progress = Callable[[int, int], None]
+"""Told how many files are done, of how many."""
+
+
+@dataclass(frozen=True)
+class Census:
+    """What a hospital has, as counts and nothing else: this may leave the building."""
+
+    accepted: int
+    """Cases: images, or rows."""
+    refused: Mapping[str, int]
+    """Files or rows left out, by reason."""
+    patients: int
+    per_class: Mapping[str, int]
+    """Cases of each class of the run."""
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the census as plain JSON values."""
+        return asdict(self) | {"warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One hospital: the cases to learn from, other patients' cases to test on, and their counts."""
+
+    name: str
+    adaptation: Cases
+    test: Cases
+    census: Census
+
+
+def open_hospital(
+    folder: Path, data: Data, task: Task, *, state: Path | None = None, progress: Progress | None = None
+) -> Hospital:
+    """Return the hospital in `folder`, reading only the files that are new or changed since last time.
+
+    `state` (by default `folder`/.zamenis) holds what belongs to the hospital alone: its secret, the
+    cached tensors and quarantine.csv. Raises DataError where the folder cannot be used at all.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder. Name the hospital's folder.")
+    folder = folder.resolve()
+    state = (state or folder / ".zamenis").resolve()
+    if (folder / "labels.csv").is_file():
+        return _open_images(folder, data, task, state, progress)
+    if (folder / "schema.toml").is_file():
+        return _open_table(folder, data, task, state)
+    raise DataError(f"{folder}: has neither labels.csv (images) nor schema.toml (a table); see docs/data.md.")
+
+
+def join(name: str, parts: Sequence[Hospital]) -> Hospital:
+    """Return several folders as one hospital, copied into memory; their patients stay different people."""
+    offsets = np.cumsum([0, *(part.census.patients for part in parts)]).tolist()
+    return Hospital(
+        name,
+        _joined([part.adaptation for part in parts], offsets),
+        _joined([part.test for part in parts], offsets),
+        Census(
+            accepted=sum(part.census.accepted for part in parts),
+            refused=_summed([part.census.refused for part in parts]),
+            patients=offsets[-1],
+            per_class=_summed([part.census.per_class for part in parts]),
+            warnings=tuple(f"{part.name}: {warning}" for part in parts for warning in part.census.warnings),
+        ),
+    )
+
+
+def _open_images(folder: Path, data: Data, task: Task, state: Path, progress: Progress | None) -> Hospital:
+    labels = read_labels(folder / "labels.csv", task)
+    keys = open_keys(state)
+    shape = (data.channels, data.image_size, data.image_size)
+    with Cache(state / "cache" / "x".join(map(str, shape)), shape) as cache:
+        found = Survey(cache, keys, labels, data, task)
+        files = find_files(folder, state)
+        for done, file in enumerate(files, start=1):
+            found.visit(file)
+            if progress:
+                progress(done, len(files))
+        write_quarantine(state, found.quarantined)
+        return _divided(folder, found, data, task)
+
+
+def _divided(folder: Path, found: Survey, data: Data, task: Task) -> Hospital:
+    """Return what a survey accepted, split by patient and in a lasting order."""
+    labels = found.labels
+    refused = Counter(line.reason for line in found.quarantined)
+    if not found.accepted:
+        raise DataError(_nothing_accepted(folder, refused, len(labels.rows), labels.key))
+    names = sorted(found.accepted)
+    known = [found.known[name] for name in names]
+    adaptation = divide(
+        [one.patient for one in known],
+        [one.fraction for one in known],
+        [found.accepted[name].side for name in names],
+        share=data.adaptation_share,
+    )
+    order = [names[row] for row in _adaptation_first(adaptation)]
+    inputs = found.arrange(order)
+    cases = Cases(
+        inputs,
+        torch.tensor([found.accepted[name].label for name in order]),
+        _numbered([found.known[name].patient for name in order]),
+    )
+    unmatched = f"{found.unmatched} of {len(labels.rows)} rows in labels.csv match no image"
+    return _hospital(folder.name, cases, adaptation, task, refused, (unmatched,) if found.unmatched else ())
+
+
+def _open_table(folder: Path, data: Data, task: Task, state: Path) -> Hospital:
+    keys = open_keys(state)
+    table = read_table(folder, task)
+    classes = [class_of(label, task.classes) for label in table.labels]
+    quarantined = [
+        _quarantined_row(line, label)
+        for line, label, place in zip(table.sheet.lines, table.labels, classes, strict=True)
+        if place is None
+    ]
+    write_quarantine(state, quarantined)
+    refused = Counter(line.reason for line in quarantined)
+    rows = np.array([row for row, place in enumerate(classes) if place is not None], int)
+    if not len(rows):
+        raise DataError(
+            f"{folder}: no row's {task.label} is one of {', '.join(task.classes)}. Mend the labels."
+        )
+    patients = [table.patients[row] or f"line {table.sheet.lines[row]}" for row in rows]
+    drawn = [fraction(keys.split, patient) for patient in patients]
+    adaptation = divide(patients, drawn, [table.sides[row] for row in rows], share=data.adaptation_share)
+    learned = np.zeros(len(classes), bool)
+    learned[rows[adaptation]] = True
+    order = _adaptation_first(adaptation)
+    cases = Cases(
+        torch.from_numpy(table.features(learned)[rows[order]]),
+        torch.tensor([classes[row] for row in rows[order]]),
+        _numbered([patients[row] for row in order]),
+    )
+    return _hospital(folder.name, cases, adaptation, task, refused, ())
+
+
+def _hospital(
+    name: str,
+    cases: Cases,
+    adaptation: NDArray[np.bool_],
+    task: Task,
+    refused: Mapping[str, int],
+    warnings: tuple[str, ...],
+) -> Hospital:
+    """Cut `cases`, which come adaptation first, in two, and count them."""
+    counts = torch.bincount(cases.labels, minlength=len(task.classes)).tolist()
+    per_class = dict(zip(task.classes, counts, strict=True))
+    present = [label for label, count in per_class.items() if count]
+    if len(present) == 1:
+        warnings = (f"all cases are of class {present[0]}; nothing to tell apart", *warnings)
+    cut = int(adaptation.sum())
+    patients = int(cases.patients.max()) + 1
+    return Hospital(
+        name,
+        Cases(cases.inputs[:cut], cases.labels[:cut], cases.patients[:cut]),
+        Cases(cases.inputs[cut:], cases.labels[cut:], cases.patients[cut:]),
+        Census(len(cases), dict(sorted(refused.items())), patients, per_class, warnings),
+    )
+
+
+def _adaptation_first(adaptation: NDArray[np.bool_]) -> NDArray[np.intp]:
+    return np.argsort(~adaptation, kind="stable")
+
+
+def _numbered(patients: Sequence[str]) -> torch.Tensor:
+    """Return patients as numbers from 0 upwards."""
+    return torch.from_numpy(np.unique(np.array(patients), return_inverse=True)[1].astype(np.int64))
+
+
+def _quarantined_row(line: int, label: str) -> Quarantined:
+    if label.lower() in NOT_MEASURED:
+        return Quarantined(f"table.csv line {line}", Reason.MISSING_LABEL, "Fill in its label.")
+    return Quarantined(f"table.csv line {line}", Reason.UNKNOWN_CLASS, REMEDIES[Reason.UNKNOWN_CLASS])
+
+
+def _nothing_accepted(folder: Path, refused: Mapping[str, int], rows: int, key: str) -> str:
+    """Return why no file of an image hospital could be used, in counts."""
+    if not refused:
+        return f"{folder}: labels.csv has {rows} rows, but the folder holds no image. Add DICOM files."
+    counts = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+    by_labels = {Reason.MISSING_LABEL, Reason.UNKNOWN_CLASS}
+    images = sum(count for reason, count in refused.items() if reason in by_labels)
+    if images == refused.get(Reason.MISSING_LABEL) != 0:
+        return (
+            f"{folder}: none of {images} images has a label, and none of {rows} rows in labels.csv an image "
+            f"({counts}). Check that the {key} column holds the images' own {key}."
+        )
+    return f"{folder}: no file can be used ({counts}). Its state folder's quarantine.csv tells each remedy."
+
+
+def _joined(parts: Sequence[Cases], offsets: Sequence[int]) -> Cases:
+    shifted = [part.patients + offset for part, offset in zip(parts, offsets, strict=False)]
+    return Cases(
+        torch.cat([part.inputs for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat(shifted),
+    )
+
+
+def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(total)

@@ -1,0 +1,165 @@
+"""Which files of a hospital's folder can be used, and why the others cannot: nothing is skipped silently.
+
+Each file is accepted, or refused for exactly one reason of `REASONS`; the run goes on. What concerns
+one file's header is judged by `check_header`, before any pixel is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydicom import Dataset, uid
+
+from common.errors import Refused
+
+
+class Reason(StrEnum):
+    """Why a file or row is left out, in the order in which it is checked."""
+
+    NOT_DICOM = "not DICOM"
+    UNSUPPORTED_SOP_CLASS = "unsupported SOP class"
+    NO_PIXELS = "no pixels"
+    DUPLICATE = "duplicate"
+    MISSING_LABEL = "missing label"
+    UNKNOWN_CLASS = "unknown class"
+    DECODER_MISSING = "decoder missing"
+    TRUNCATED = "truncated"
+    UNREADABLE = "unreadable"
+
+
+REASONS = tuple(Reason)
+
+REMEDIES = {
+    Reason.NOT_DICOM: "Remove the file, or export it with its file meta information (PS3.10, section 7).",
+    Reason.UNSUPPORTED_SOP_CLASS: "Nothing to do: reports, segmentations and plans are no images.",
+    Reason.NO_PIXELS: "Export the instance again with its pixel data.",
+    Reason.DUPLICATE: "Nothing to do: another file holds the same instance; remove one to tidy up.",
+    Reason.MISSING_LABEL: "Add a row for it to labels.csv, or fill in its label.",
+    Reason.UNKNOWN_CLASS: "Write the label as one of the run's classes, or leave it out.",
+    Reason.DECODER_MISSING: "Decompress the file, or install the GPL-3 decoders: "
+    'pip install "zamenis[gpl-decoders]".',
+    Reason.TRUNCATED: "Export or copy the file again: it ends before its pixel data does.",
+    Reason.UNREADABLE: "Export the file again; its elements or pixel data contradict the Standard.",
+}
+"""What a hospital can do about each reason."""
+
+SUPPORTED_SOP_CLASSES = frozenset(
+    {
+        uid.ComputedRadiographyImageStorage,
+        uid.DigitalXRayImageStorageForPresentation,
+        uid.DigitalXRayImageStorageForProcessing,
+        uid.DigitalMammographyXRayImageStorageForPresentation,
+        uid.DigitalMammographyXRayImageStorageForProcessing,
+        uid.CTImageStorage,
+        uid.MRImageStorage,
+        uid.UltrasoundImageStorage,
+        uid.UltrasoundMultiFrameImageStorage,
+        uid.SecondaryCaptureImageStorage,
+        uid.MultiFrameSingleBitSecondaryCaptureImageStorage,
+        uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+        uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+        uid.MultiFrameTrueColorSecondaryCaptureImageStorage,
+        uid.XRayAngiographicImageStorage,
+        uid.XRayRadiofluoroscopicImageStorage,
+        uid.NuclearMedicineImageStorage,
+        uid.PositronEmissionTomographyImageStorage,
+        uid.OphthalmicPhotography8BitImageStorage,
+        uid.OphthalmicPhotography16BitImageStorage,
+        uid.VLEndoscopicImageStorage,
+        uid.VLMicroscopicImageStorage,
+        uid.VLPhotographicImageStorage,
+    }
+)
+"""Image storage classes whose pixels the Image Pixel and VOI LUT modules fully describe (PS3.4, annex B.5).
+
+Enhanced multi-frame classes are left out: their rescale and window live in functional groups per frame.
+"""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a hospital: its path from the folder (posix), and what tells that it has changed."""
+
+    relative: str
+    path: Path
+    size: int
+    """Bytes; -1 where the file cannot even be looked at."""
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One line of quarantine.csv."""
+
+    file: str
+    reason: str
+    remedy: str
+
+
+def refuse(reason: Reason, remedy: str = "") -> Refused:
+    """Return the refusal for `reason`, with its usual remedy unless a better one is given."""
+    return Refused(reason, remedy or REMEDIES[reason])
+
+
+def find_files(folder: Path, state: Path) -> list[File]:
+    """Return the files below `folder`, sorted by path, without labels.csv, dot files and `state`."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        below = Path(parent)
+        folders[:] = [name for name in folders if not name.startswith(".") and below / name != state]
+        found += [_file(folder, below / name) for name in names if not name.startswith(".")]
+    return sorted((file for file in found if file.relative != "labels.csv"), key=lambda file: file.relative)
+
+
+def check_header(header: Dataset, *, pixels_follow: bool) -> None:
+    """Raise Refused unless `header` describes an image of a supported class whose pixels follow.
+
+    The SOP class comes from the SOP Common module (PS3.3 C.12.1) or, where that is absent as in a
+    DICOMDIR, from the file meta information (PS3.10, section 7.1).
+    """
+    SOPClassUID = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    if SOPClassUID not in SUPPORTED_SOP_CLASSES:
+        raise refuse(Reason.UNSUPPORTED_SOP_CLASS)
+    if not pixels_follow or not header.get("Rows") or not header.get("Columns"):
+        raise refuse(Reason.NO_PIXELS)
+    if not header.get("SOPInstanceUID"):
+        raise refuse(Reason.UNREADABLE, "Export the file again with its SOPInstanceUID.")
+
+
+def write_quarantine(state: Path, refused: Iterable[Quarantined]) -> None:
+    """Replace `state`/quarantine.csv (columns file, reason, remedy) in one step; it stays at the hospital."""
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(("file", "reason", "remedy"))
+    table.writerows((line.file, line.reason, line.remedy) for line in refused)
+    write_atomically(state / "quarantine.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, readable by its owner only: a reader sees the old file or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _file(folder: Path, path: Path) -> File:
+    relative = path.relative_to(folder).as_posix()
+    try:
+        seen = path.stat()
+    except OSError:
+        return File(relative, path, -1, -1)
+    return File(relative, path, seen.st_size, seen.st_mtime_ns)

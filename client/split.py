@@ -1,0 +1,108 @@
+"""The hospital's own secret, and what comes of it: who is learned from, and names that tell nothing."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from common.errors import DataError
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class SiteKeys:
+    """One key per purpose, so that no two uses of the site's secret can be played against each other."""
+
+    split: bytes = field(repr=False)
+    patient: bytes = field(repr=False)
+    file: bytes = field(repr=False)
+
+
+def open_keys(state: Path) -> SiteKeys:
+    """Return the keys derived from `state`/site.key, a secret made at the first call (RFC 5869, SHA-256).
+
+    Raises DataError where the secret cannot be made or is damaged: another one would split patients anew.
+    """
+    path = state / "site.key"
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            _create_once(path, secrets.token_bytes(KEY_BYTES))
+        root = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{path}: the hospital's secret cannot be kept there ({error.strerror}). "
+            "Give a state folder on a local disk that may be written to."
+        ) from error
+    if len(root) != KEY_BYTES:
+        raise DataError(
+            f"{path}: must hold {KEY_BYTES} bytes and holds {len(root)}. Restore it from a backup; "
+            "or delete it with the whole state folder, which splits the patients anew."
+        )
+    return SiteKeys(*(_derive(root, purpose) for purpose in ("split", "patient", "file")))
+
+
+def keyed_hash(key: bytes, text: str) -> str:
+    """Return 128 bits of HMAC-SHA256 as hexadecimal: the same text has the same name, which tells nothing."""
+    return hmac.digest(key, text.encode("utf-8", "surrogateescape"), "sha256")[:16].hex()
+
+
+def fraction(key: bytes, text: str) -> float:
+    """Return a number in [0, 1), uniform over texts: 53 bits of HMAC-SHA256, as many as a float holds."""
+    digest = hmac.digest(key, text.encode("utf-8", "surrogateescape"), "sha256")
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def divide(
+    patients: Sequence[str], fractions: Sequence[float], given: Sequence[bool | None], *, share: float
+) -> NDArray[np.bool_]:
+    """Return per case whether it is learned from (adaptation) rather than tested on; a patient is never both.
+
+    A side `given` for one case of a patient holds for all of them; otherwise the patient's fraction decides.
+    Raises DataError where one patient is given both sides, or where a side stays empty.
+    """
+    decided: dict[str, bool] = {}
+    for patient, side in zip(patients, given, strict=True):
+        if side is not None and decided.setdefault(patient, side) != side:
+            raise DataError(
+                "The split column puts a patient on both sides; give all of a patient's rows one."
+            )
+    drawn = zip(patients, fractions, strict=True)
+    adaptation = np.array([decided.get(patient, place < share) for patient, place in drawn], bool)
+    if adaptation.all() or not adaptation.any():
+        side_of_all = "adaptation" if adaptation.all() else "test"
+        raise DataError(
+            f"All {len(set(patients))} patients are on the {side_of_all} side: "
+            "too few to split. Add patients, or name sides in a split column."
+        )
+    return adaptation
+
+
+def _create_once(path: Path, content: bytes) -> None:
+    """Write `path` whole, mode 0600, unless another process was first; linking decides who was."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".site.key.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _derive(root: bytes, purpose: str) -> bytes:
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=f"zamenis site {purpose}".encode()).derive(root)

@@ -1,0 +1,119 @@
+"""One pass over an image hospital's files: each is accepted, or refused for a reason; none stops the pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from client.cache import Cache, Known
+from client.dicom import Instance, open_instance
+from client.preflight import REMEDIES, File, Quarantined, Reason
+from client.split import SiteKeys, fraction, keyed_hash
+from client.tables import Labels, class_of
+from common.errors import Refused
+from common.sections import Data, Task
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A file's class, and the side of the split that labels.csv gives it, if any."""
+
+    label: int
+    side: bool | None
+
+
+@dataclass
+class Survey:
+    """What a pass has found so far; files go by the keyed hash of their path, identifiers by theirs."""
+
+    cache: Cache
+    keys: SiteKeys
+    labels: Labels
+    data: Data
+    task: Task
+    known: dict[str, Known] = field(default_factory=dict)
+    accepted: dict[str, Accepted] = field(default_factory=dict)
+    quarantined: list[Quarantined] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._rows = {self._hash(self.labels.key, key): said for key, said in self.labels.rows.items()}
+        self._unmatched = set(self._rows)
+        self._instances: set[str] = set()
+
+    @property
+    def unmatched(self) -> int:
+        """How many rows of labels.csv name no image."""
+        return len(self._unmatched)
+
+    def visit(self, file: File) -> None:
+        """Accept or refuse one file, opening it only where what is known of it does not suffice."""
+        name = self._hash("path", file.relative)
+        known = self.cache.recall(name, file.size, file.mtime_ns)
+        if known is None or (not known.reason and known.row < 0 and not self._objection(name, known)):
+            known = self._read(name, file)
+        self.known[name] = known
+        if known.reason:
+            self.quarantined.append(Quarantined(file.relative, known.reason, known.remedy))
+            return
+        objection = self._objection(name, known)
+        key = self._key(name, known)
+        self._unmatched.discard(key)
+        if objection:
+            self.quarantined.append(Quarantined(file.relative, objection, REMEDIES[objection]))
+            return
+        self._instances.add(known.SOPInstanceUID)
+        label, side = self._rows[key]
+        place = class_of(label, self.task.classes)
+        assert place is not None  # noqa: S101 - _objection has seen to it
+        self.accepted[name] = Accepted(place, side)
+
+    def arrange(self, order: Sequence[str]) -> Float[Tensor, "row channel height width"]:
+        """Return the pixels of `order`, and let the cache remember this pass.
+
+        A missing decoder is forgotten: it may be installed by next time.
+        """
+        lasting = {name: one for name, one in self.known.items() if one.reason != Reason.DECODER_MISSING}
+        return self.cache.arrange(lasting, order)
+
+    def _read(self, name: str, file: File) -> Known:
+        """Open a file once: its header, and its pixels where its label can be used."""
+        known = Known(file.size, file.mtime_ns)
+        pixels = None
+        try:
+            with open_instance(file.path) as instance:
+                known = self._identified(known, instance)
+                if not self._objection(name, known):
+                    pixels = instance.pixels(size=self.data.image_size, channels=self.data.channels)
+        except Refused as refusal:
+            return replace(known, reason=refusal.reason, remedy=refusal.remedy)
+        return known if pixels is None else replace(known, row=self.cache.append(pixels))
+
+    def _identified(self, known: Known, instance: Instance) -> Known:
+        """Return `known` with keyed hashes; without PatientID, each study is a patient of its own."""
+        patient = instance.PatientID or instance.StudyInstanceUID or instance.SOPInstanceUID
+        return replace(
+            known,
+            SOPInstanceUID=self._hash("SOPInstanceUID", instance.SOPInstanceUID),
+            StudyInstanceUID=self._hash("StudyInstanceUID", instance.StudyInstanceUID),
+            AccessionNumber=self._hash("AccessionNumber", instance.AccessionNumber),
+            patient=keyed_hash(self.keys.patient, patient),
+            fraction=fraction(self.keys.split, patient),
+        )
+
+    def _objection(self, name: str, known: Known) -> Reason | None:
+        """Return why a readable image is left out all the same; depends on labels.csv, so never cached."""
+        if known.SOPInstanceUID in self._instances:
+            return Reason.DUPLICATE
+        label, _ = self._rows.get(self._key(name, known), ("", None))
+        if not label:
+            return Reason.MISSING_LABEL
+        return Reason.UNKNOWN_CLASS if class_of(label, self.task.classes) is None else None
+
+    def _key(self, name: str, known: Known) -> str:
+        return name if self.labels.key == "path" else str(getattr(known, self.labels.key))
+
+    def _hash(self, kind: str, text: str) -> str:
+        return keyed_hash(self.keys.file, f"{kind} {text}") if text else ""
