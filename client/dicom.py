@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,23 @@ from common.errors import Refused
 
 Stored = NDArray[np.integer[Any]]
 """One frame of stored values, [row, column] or [row, column, sample]."""
+
+
+class _Scratch(threading.local):
+    """Memory for one frame as float32, kept per thread: fresh pages cost more than the arithmetic on them."""
+
+    memory = torch.empty(0)
+
+    def hold(self, frame: Stored) -> Float[Tensor, "*shape"]:
+        """Return `frame` as float32; it stands until the next call of the same thread."""
+        if self.memory.numel() < frame.size:
+            self.memory = torch.empty(frame.size)
+        held = self.memory[: frame.size].view(frame.shape)
+        np.copyto(held.numpy(), frame)
+        return held
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass(frozen=True)
@@ -73,17 +91,15 @@ class Instance:
         _check_decoder(dataset)
         if not self._deflated:
             dataset.update(read_dataset(self._file, *dataset.original_encoding))
-        _check_length(dataset)
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        frame = pixel_array(dataset, index=frames // 2)
+        frame = _middle_frame(dataset)
         shown = _colour(frame, dataset) if _is_colour(dataset) else _grey(frame, dataset)
         return fit_square(with_channels(shown, channels), aspect=_pixel_aspect(dataset), size=size)
 
 
 @contextmanager
-def open_instance(path: Path) -> Iterator[Instance]:
+def open_instance(path: Path | str) -> Iterator[Instance]:
     """Open the file at `path` and read its header; raises Refused, whatever is wrong with it."""
-    with _refusing(), path.open("rb") as file:
+    with _refusing(), open(path, "rb") as file:
         yield Instance(file)
 
 
@@ -111,13 +127,13 @@ def _refusing() -> Iterator[None]:
         with warnings.catch_warnings(), disable_value_validation():
             warnings.simplefilter("ignore")
             yield
-    except Refused:
+    except (Refused, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except InvalidDicomError:
         raise refuse(Reason.NOT_DICOM) from None
     except EOFError:
         raise refuse(Reason.TRUNCATED) from None
-    except Exception:
+    except BaseException:  # a panic in a Rust decoder is no Exception
         raise refuse(Reason.UNREADABLE) from None
     finally:
         logger.disabled = was_disabled
@@ -138,14 +154,18 @@ def _check_decoder(dataset: Dataset) -> None:
         raise refuse(Reason.DECODER_MISSING)
 
 
-def _check_length(dataset: Dataset) -> None:
-    """Raise Refused where the pixel data ends early: missing at all, or shorter than its rows and columns."""
-    PixelData = dataset.get("PixelData")
-    if PixelData is None:
+def _middle_frame(dataset: Dataset) -> Stored:
+    """Return the middle frame, decoded alone; raises Refused where the pixel data ends early."""
+    if "PixelData" not in dataset:
         raise refuse(Reason.TRUNCATED)
-    native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
-    if native and len(PixelData) < get_expected_length(dataset):
-        raise refuse(Reason.TRUNCATED)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    try:
+        return pixel_array(dataset, index=frames // 2, view_only=True)
+    except ValueError:
+        native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+        if native and len(dataset.PixelData) < get_expected_length(dataset):
+            raise refuse(Reason.TRUNCATED) from None
+        raise
 
 
 def _is_colour(dataset: Dataset) -> bool:
@@ -158,7 +178,7 @@ def _colour(frame: Stored, dataset: Dataset) -> Float[Tensor, "3 height width"]:
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         frame = apply_color_lut(frame, dataset)[..., :3]
         full = 2 ** (8 * frame.itemsize) - 1
-    rgb = torch.from_numpy(frame.astype(np.float32))
+    rgb = _SCRATCH.hold(frame)
     return rgb.div_(full).clamp_(0, 1).permute(2, 0, 1)
 
 
@@ -194,8 +214,8 @@ def _of_interest(
         slope, intercept = _rescale(dataset)
     if (voi := dataset.get("VOILUTSequence")) and "LUTData" in voi[0]:
         entries, bits = _look_up(np.rint(frame * slope + intercept).astype(np.int64), voi[0], little)
-        return torch.from_numpy(entries.astype(np.float32)).div_(2**bits - 1)
-    values = torch.from_numpy(frame.astype(np.float32))
+        return _SCRATCH.hold(entries).div_(2**bits - 1)
+    values = _SCRATCH.hold(frame)
     window = _window(dataset)
     if window is None:
         low, high = _range(frame, padding)

@@ -88,7 +88,7 @@ class File:
     """One file of a hospital: its path from the folder (posix), and what tells that it has changed."""
 
     relative: str
-    path: Path
+    path: str
     size: int
     """Bytes; -1 where the file cannot even be looked at."""
     mtime_ns: int
@@ -112,9 +112,8 @@ def find_files(folder: Path, state: Path) -> list[File]:
     """Return the files below `folder`, sorted by path, without labels.csv, dot files and `state`."""
     found = []
     for parent, folders, names in os.walk(folder):
-        below = Path(parent)
-        folders[:] = [name for name in folders if not name.startswith(".") and below / name != state]
-        found += [_file(folder, below / name) for name in names if not name.startswith(".")]
+        folders[:] = [name for name in folders if name[0] != "." and os.path.join(parent, name) != str(state)]
+        found += [_file(folder, os.path.join(parent, name)) for name in names if name[0] != "."]
     return sorted((file for file in found if file.relative != "labels.csv"), key=lambda file: file.relative)
 
 
@@ -139,7 +138,9 @@ def write_quarantine(state: Path, refused: Iterable[Quarantined]) -> None:
     table = csv.writer(text)
     table.writerow(("file", "reason", "remedy"))
     table.writerows((line.file, line.reason, line.remedy) for line in refused)
-    write_atomically(state / "quarantine.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+    content, path = text.getvalue().encode("utf-8", "surrogateescape"), state / "quarantine.csv"
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -156,10 +157,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def _file(folder: Path, path: Path) -> File:
-    relative = path.relative_to(folder).as_posix()
+def _file(folder: Path, path: str) -> File:
+    """Return one file; in plain strings, since opening a cached hospital mostly does this."""
+    relative = path[len(str(folder)) + 1 :].replace(os.sep, "/")
     try:
-        seen = path.stat()
+        seen = os.stat(path)
     except OSError:
         return File(relative, path, -1, -1)
     return File(relative, path, seen.st_size, seen.st_mtime_ns)

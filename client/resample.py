@@ -30,6 +30,22 @@ def fit_square(
     height, width = shown.shape[1] * aspect, float(shown.shape[2])
     longest = max(height, width)
     rows, columns = (max(1, round(size * length / longest)) for length in (height, width))
-    fitted = interpolate(shown[None], (rows, columns), mode="bilinear", antialias=True)[0]
+    means = _means(_means(shown, 1, rows), 2, columns)
+    fitted = interpolate(means[None], (rows, columns), mode="bilinear", antialias=True)[0]
     top, left = (size - rows) // 2, (size - columns) // 2
     return pad(fitted, (left, size - columns - left, top, size - rows - top)).clamp_(0, 1)
+
+
+def _means(
+    shown: Float[Tensor, "channel height width"], axis: int, wanted: int
+) -> Float[Tensor, "channel h w"]:
+    """Average whole pixels along `axis`, as many as divide it and leave twice what is wanted or more.
+
+    Several times faster than the filter that follows, and next to it hardly visible.
+    """
+    given = shown.shape[axis]
+    step = next(step for step in range(max(1, given // (2 * wanted)), 0, -1) if given % step == 0)
+    if step == 1:
+        return shown
+    grouped = (*shown.shape[:axis], given // step, step, *shown.shape[axis + 1 :])
+    return shown.reshape(grouped).mean(axis + 1)
