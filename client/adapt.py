@@ -50,7 +50,14 @@ def adapt_safely(
     """
     adapted = adapt(learner, phi, support, recipe, generator)
     share = _best_share(adapt, learner, phi, support, recipe, generator)
-    return Adapted(lambda inputs: _mix(share, learner.logits(phi, inputs), adapted(inputs)), share)
+
+    def predict(inputs: Tensor) -> Tensor:
+        if share == 1:
+            return adapted(inputs)
+        unadapted = learner.logits(phi, inputs)
+        return unadapted if share == 0 else _mix(share, unadapted, adapted(inputs))
+
+    return Adapted(predict, share)
 
 
 def _best_share(

@@ -66,15 +66,13 @@ class Config(Section):
         return tomli_w.dumps(self.model_dump(by_alias=True, mode="json"))
 
 
-def load(
-    path: Path | None = None, overrides: Iterable[str] = (), *, defaults: Mapping[str, Any] | None = None
-) -> Config:
+def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Return the validated configuration of `path` with `key.subkey=value` overrides on top.
 
-    Without `path`, `defaults` (or nothing) stands in for the file. Raises ConfigError, which names
-    the file or override, the key, the rule and the remedy.
+    Without `path` every key has its default. Raises ConfigError, which names the file or override,
+    the key, the rule and the remedy.
     """
-    tree: dict[str, Any] = _merge({}, defaults or {})
+    tree: dict[str, Any] = {}
     if path is not None:
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -56,7 +56,7 @@ class Task(Section):
     kind: Literal["classification"] = "classification"
     label: str = "finding"
     """The label column."""
-    classes: Annotated[tuple[str, ...], Field(min_length=2)] = ("normal", "nodule")
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] = ("normal", "effusion")
     """The label's values in order; of two, the second is the positive one."""
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class Outer(Section):
 class Training(Section):
     """One meta-training: what a site does with a message, and what the coordinator does with the replies."""
 
-    rounds: Count = 30
+    rounds: Count = 40
     cohort: Annotated[int, Field(ge=0)] = 0
     """Sites per round; 0: all of them."""
     episodes: Count = 1
@@ -100,8 +100,8 @@ class Training(Section):
     """Classes per episode, drawn and re-labelled; 0: the site's task with its own labels."""
     shot: Annotated[int, Field(ge=0)] = 0
     """Patients per class in an episode's support; 0: all of the site's adaptation patients."""
-    inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    inner_lr: Rate = 0.05
+    inner_optimizer: Literal["sgd", "adam"] = "adam"
+    inner_lr: Rate = 0.001
     inner_steps: Count = 10
     batch_size: Count = 16
     proximal: NotNegative = 0.0
@@ -131,10 +131,11 @@ class Adaptation(Section):
     The choice is made on the meta-training hospitals only, for each K by itself.
     """
 
-    scopes: Annotated[tuple[Literal["adapter", "all"], ...], Field(min_length=1)] = ("adapter", "all")
-    inner_lrs: Annotated[tuple[Rate, ...], Field(min_length=1)] = (0.01, 0.05)
-    inner_steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 20)
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    scopes: Annotated[tuple[Literal["adapter", "all"], ...], Field(min_length=1)] = ("adapter",)
+    """What may move; a network that was never trained (local-only) always moves whole."""
+    inner_lrs: Annotated[tuple[Rate, ...], Field(min_length=1)] = (0.001, 0.01)
+    inner_steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 50)
+    optimizer: Literal["sgd", "adam"] = "adam"
     batch_size: Annotated[int, Field(ge=0)] = 0
     """Cases per adaptation step; 0: the whole support."""
     folds: Annotated[int, Field(ge=0)] = 2

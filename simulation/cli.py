@@ -24,13 +24,14 @@ from common import config as configuration
 from common.config import Config
 from common.errors import ConfigError, ZamenisError
 
-DEMO = {"experiment": {"held-out": ["site-1", "site-2"]}}
-"""The demonstration: the defaults of every key, holding out two of the six phantom hospitals."""
+DEMO = Path(__file__).with_name("demo.toml")
+"""The demonstration's configuration."""
 
 app = typer.Typer(
     help="Meta-learn across hospitals on this machine. Without a command: the demonstration.",
     no_args_is_help=False,
     add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, which may hold patients' rows
     rich_markup_mode="rich",
 )
 console = Console()
@@ -88,8 +89,7 @@ def run(
     overrides += [] if seed is None else [f"seed={seed}"]
     overrides += [] if engine is None else [f'engine.name="{engine.value}"']
     overrides += [] if workers is None else [f"engine.workers={workers}"]
-    source = resume / "config.toml" if resume else config
-    loaded = configuration.load(source, overrides, defaults=DEMO)
+    loaded = configuration.load(resume / "config.toml" if resume else config or DEMO, overrides)
     folder = resume or _fresh(out)
     progress = ConsoleProgress()
     with progress:

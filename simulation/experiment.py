@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from common import weights
@@ -21,7 +22,7 @@ from server.app import MetaTrained, common_input_shape, initial_weights, meta_tr
 from server.evaluation import Question
 from server.outer_loop import Vector
 from simulation.journal import Journal
-from simulation.plan import Cell, Plan, Recipe, Training, Trial, choose
+from simulation.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
 
 POOL = "all hospitals"
 """How the name of a node that holds several hospitals' data together begins."""
@@ -119,14 +120,14 @@ class _Floor:
 
     def try_out(
         self, trained: Mapping[Training, MetaTrained], trials: Iterable[Trial]
-    ) -> dict[Trial, float | None]:
-        """Return each trial's score on the headline metric, None where it could not be made."""
+    ) -> dict[Trial, Scores | None]:
+        """Return each trial's headline metric per draw, None where it could not be made."""
         ordered = sorted(trials, key=repr)
         draws = self.config.adaptation.draws
         questions = [self._question(trained, trial, "choose", draws, replicates=0) for trial in ordered]
         metric = self.config.experiment.metric
         return {
-            trial: None if answer.left_out else float(answer.draws[metric].mean())
+            trial: None if answer.left_out else _per_draw(answer.draws[metric], draws)
             for trial, answer in zip(ordered, self._ask("Choosing recipes", questions), strict=True)
         }
 
@@ -172,6 +173,11 @@ class _Floor:
             answers[unknown[index]] = answer
             step()
         return [answer for answer in answers if answer is not None]
+
+
+def _per_draw(values: Scores, draws: int) -> Scores:
+    """Return one value per draw; not adapting has a single one, the same for every draw."""
+    return np.broadcast_to(values, (draws,)) if len(values) == 1 else values
 
 
 class _Clock:

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.errors import ConfigError
@@ -19,6 +22,8 @@ from server.cohort import cohort
 
 Recipe = InnerLoop | None
 """How to adapt; None: not at all."""
+Scores = NDArray[np.float64]
+"""The headline metric `[draw]`, larger is better."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,13 @@ class Plan:
     def candidates(self, algorithm: str) -> list[Recipe]:
         """Return the recipes to choose among; not adapting is one, except for an untrained network."""
         settings = self.config.adaptation
+        untrained = ALGORITHMS[algorithm].local_update is None
+        scopes = ("all",) if untrained else settings.scopes
         loops = [
             InnerLoop(steps, lr, settings.optimizer, settings.batch_size, scope=scope)
-            for scope, lr, steps in itertools.product(
-                settings.scopes, settings.inner_lrs, settings.inner_steps
-            )
+            for scope, lr, steps in itertools.product(scopes, settings.inner_lrs, settings.inner_steps)
         ]
-        return loops if ALGORITHMS[algorithm].local_update is None else [None, *loops]
+        return loops if untrained else [None, *loops]
 
     def choices(self) -> dict[Cell, dict[Recipe, list[Trial]]]:
         """Return for every cell whose recipe is to be chosen the trials of each candidate, one per fold."""
@@ -156,17 +161,27 @@ class Plan:
         return Trial(cell.algorithm, training, fold, cell.shot, recipe)
 
 
-def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, float | None]) -> Recipe:
-    """Return the recipe with the best mean score over its folds; a tie goes to the earlier one.
+def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, Scores | None]) -> Recipe:
+    """Return the recipe that surely gains most over the first one, which is not adapting where that is possible.
 
-    A trial that could not be made (too few patients at that fold) has no score and does not count.
+    A gain is the mean over folds and support draws of a recipe's score less the first one's on the same
+    draw, less one standard error: what does not clearly help does not move a hospital's model. A fold
+    that could not be tried (too few patients there) has no scores and does not count.
     """
+    first = next(iter(trials))
 
-    def merit(recipe: Recipe) -> float:
-        known = [score for trial in trials[recipe] if (score := scores[trial]) is not None]
-        return sum(known) / len(known) if known else 0.0
+    def sure_gain(recipe: Recipe) -> float:
+        gains = [
+            mine - base
+            for trial, reference in zip(trials[recipe], trials[first], strict=True)
+            if (mine := scores[trial]) is not None and (base := scores[reference]) is not None
+        ]
+        if not gains or recipe == first:
+            return 0.0
+        over = np.concatenate(gains)
+        return float(over.mean() - over.std() / np.sqrt(len(over)))
 
-    return max(trials, key=merit)
+    return max(trials, key=sure_gain)
 
 
 def _without(algorithm: str, *sites: str) -> Training:

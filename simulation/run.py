@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from flwr.serverapp import Grid
 
 from common.config import Config
 from common.errors import ConfigError
 from common.files import write_text
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
-from simulation.experiment import Outcome, Progress, conduct, pool_name
+from simulation.experiment import Progress, conduct, pool_name
 from simulation.grid import NodeConfig
+from simulation.events import write_events
 from simulation.phantoms import write_hospitals
+from simulation.report import write_report
 from simulation.results import results
 
 
@@ -28,12 +29,11 @@ def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> 
     folders = hospital_folders(config, out, progress)
     nodes = nodes_of(config, folders)
 
-    def program(grid: Grid) -> Outcome:
-        return conduct(grid, config, out, progress)
-
-    outcome = run_on(program, nodes, config.engine)
+    outcome = run_on(partial(conduct, config=config, out=out, progress=progress), nodes, config.engine)
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
     write_text(out / "results.json", json.dumps(found, indent=1, allow_nan=False))
+    write_report(found, out / "report.html")
+    write_events(found, out / "tensorboard")
     return found
 
 
