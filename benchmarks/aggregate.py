@@ -58,7 +58,9 @@ def stacked(parameters: int) -> tuple[float, torch.Tensor]:
 def measured(how: Callable[[int], tuple[float, torch.Tensor]], parameters: int) -> tuple[float, float, float]:
     """Return seconds, peak MiB over the base, and a checksum, from a process of its own."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(how.__name__, parameters, theirs))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_child, args=(how.__name__, parameters, theirs)
+    )
     process.start()
     answer: tuple[float, float, float] = ours.recv()
     process.join()

@@ -33,10 +33,9 @@ from common import weights
 from common.config import Config
 from common.initialise import learner_for
 from common.inner_loop import minibatches
-from server import evaluation
+from server import evaluation, outer_loop
 from server.app import common_input_shape, initial_weights, meta_train
 from server.strategy import MetaStrategy
-from server import outer_loop
 from simulation.engines import run
 from simulation.grid import InProcessGrid, NodeConfig
 from simulation.phantoms import write_hospitals
@@ -176,7 +175,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no Ray: under 40 s on two cores")
     quick = parser.parse_args().quick
     table = Table(title="Milliseconds per client update (10 SGD steps of batch 10)")
-    for column in ("model", "bare loop", "1 worker", "2 workers", "Ray, 2 actors", "1 worker / bare", "2 workers: x faster"):
+    for column in (
+        "model",
+        "bare loop",
+        "1 worker",
+        "2 workers",
+        "Ray, 2 actors",
+        "1 worker / bare",
+        "2 workers: x faster",
+    ):
         table.add_column(column, justify="left" if column == "model" else "right")
     jobs = Table(title="A job of 5 rounds over 20 hospitals, 2 workers (seconds)")
     for column in ("model", "first round", "in process", "Ray", "Ray / in process"):
@@ -185,7 +192,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tables = write_tables(folder / "tables")
-        phantoms = configuration.load(None, [f"phantoms.sites={SITES}", "phantoms.patients=30", "phantoms.matrix=64"])
+        phantoms = configuration.load(
+            None, [f"phantoms.sites={SITES}", "phantoms.patients=30", "phantoms.matrix=64"]
+        )
         images = write_hospitals(folder / "images", phantoms.phantoms, seed=0, classes=phantoms.task.classes)
         for model, settings in MODELS.items():
             config = configuration.load(None, [*STEPS, *settings, "training.rounds=5"])
@@ -194,7 +203,10 @@ def main() -> None:
             per_update = {name: 1000 * seen[name] / SITES for name in ("bare", "one", "two", "overhead")}
             key = model.replace("-", "_")
             figures |= {f"{key}_{name}_ms": round(value, 3) for name, value in per_update.items()}
-            figures |= {f"{key}_one_over_bare": round(seen["one/bare"], 3), f"{key}_speedup_2": round(seen["speedup"], 3)}
+            figures |= {
+                f"{key}_one_over_bare": round(seen["one/bare"], 3),
+                f"{key}_speedup_2": round(seen["speedup"], 3),
+            }
             ray = "not run"
             if not quick:
                 figures[f"{key}_ray_ms"] = round(1000 * on_ray(config, nodes, 3) / SITES, 3)

@@ -36,7 +36,9 @@ def _in_our_own_words(handler: Handler) -> Handler:
             return wire.refuse(message, wire.REFUSED, str(error))
         except Exception as error:
             logger.exception("a message failed")
-            return wire.refuse(message, wire.FAILED, f"{type(error).__name__}; the hospital's log has the rest.")
+            return wire.refuse(
+                message, wire.FAILED, f"{type(error).__name__}; the hospital's log has the rest."
+            )
 
     return guarded
 
@@ -73,13 +75,12 @@ def train(message: Message, context: Context) -> Message:
     like = learner.weights()
     vector = wire.read_phi(message, sum(tensor.numel() for tensor in like.values()))
     generator = seeds.generator(config.seed, "train", hospital.name, instruction.server_round)
-    tasks = episodes(hospital.adaptation, config.task.classes, training, generator)
+    cases = hospital.everyone if training.patients == "all" else hospital.adaptation
+    tasks = episodes(cases, config.task.classes, training, generator)
     update = algorithm.local_update(learner, weights.unpack(vector, like), tasks, training, generator)
     return wire.reply_contribution(
         message,
-        wire.Contribution(
-            weights.pack(update.delta), update.loss_sum, update.episodes, len(hospital.adaptation)
-        ),
+        wire.Contribution(weights.pack(update.delta), update.loss_sum, update.episodes, len(cases)),
     )
 
 

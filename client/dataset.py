@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_qu
 from client.split import divide, fraction, open_keys
 from client.survey import Survey
 from client.tables import NOT_MEASURED, class_of, read_labels, read_table
-from common.cases import Cases
+from common.cases import Cases, concatenate
 from common.errors import DataError
 from common.sections import Data, Task
 
@@ -54,6 +55,11 @@ class Hospital:
     adaptation: Cases
     test: Cases
     census: Census
+
+    @cached_property
+    def everyone(self) -> Cases:
+        """Both sides together, for a meta-training that never tests at this hospital."""
+        return concatenate([self.adaptation, self.test])
 
 
 def open_hospital(

@@ -29,9 +29,7 @@ def episodes(
     return [_episode(cases, classes, training, generator) for _ in range(training.episodes)]
 
 
-def few_cases(
-    cases: Cases, *, classes: int, shot: int, generator: torch.Generator
-) -> Int[Tensor, "chosen"]:
+def few_cases(cases: Cases, *, classes: int, shot: int, generator: torch.Generator) -> Int[Tensor, chosen]:
     """Return the indices of `shot` patients per class, one image each, class after class.
 
     Every class must have that many patients (see `Cases.per_class`).
@@ -39,7 +37,9 @@ def few_cases(
     return torch.cat([_of_class(cases, label, shot, generator) for label in range(classes)])
 
 
-def _episode(cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator) -> Episode:
+def _episode(
+    cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator
+) -> Episode:
     if training.way:
         able = [k for k, patients in enumerate(cases.per_class(len(classes))) if patients >= training.shot]
         if len(able) < training.way:
@@ -64,7 +64,7 @@ def _episode(cases: Cases, classes: tuple[str, ...], training: Training, generat
     return Episode(cases.at(support), others.at(query))
 
 
-def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:
+def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, chosen]:
     """Return up to `shot` patients of a class, one random image each."""
     members = torch.nonzero(cases.labels == label)[:, 0]
     shuffled = members[torch.randperm(len(members), generator=generator)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,7 +30,7 @@ LEAST_TEST_PATIENTS = 5
 
 @dataclass(frozen=True)
 class Question:
-    """What the coordinator asks: with this K, this recipe and these draws, how good is phi here?"""
+    """What the coordinator asks: how good is phi here, with this K, this recipe and these draws."""
 
     shot: int
     recipe: InnerLoop | None
@@ -42,7 +41,12 @@ class Question:
 
 
 def judge(
-    algorithm: Algorithm, learner: Learner, phi: Weights, hospital: Hospital, config: Config, question: Question
+    algorithm: Algorithm,
+    learner: Learner,
+    phi: Weights,
+    hospital: Hospital,
+    config: Config,
+    question: Question,
 ) -> wire.Judgement:
     """Return the metrics per draw and per bootstrap replicate, or why this K is left out here."""
     reason = cannot_judge(hospital, config.task.classes, question.shot)
@@ -53,7 +57,9 @@ def judge(
     adapts = question.recipe is not None and question.shot != 0
     logits, shares = [zero_shot], [1.0]
     if adapts:
-        drawn = [_adapt_once(algorithm, learner, phi, hospital, config, question, d) for d in range(question.draws)]
+        drawn = [
+            _adapt_once(algorithm, learner, phi, hospital, config, question, d) for d in range(question.draws)
+        ]
         logits = [adapted.predict(test.inputs) for adapted in drawn]
         shares = [adapted.share for adapted in drawn]
     cases = _bootstrap_cases(test, question.replicates, config.seed, hospital.name)
@@ -107,7 +113,7 @@ def _adapt_once(
 def _score(
     learner: Learner, logits: list[Tensor], test: Cases, cases: NDArray[np.float64], seed: int, site: str
 ) -> tuple[Metrics, Metrics]:
-    """Return each metric per draw `[draw]`, and per replicate `[replicate]` as a mean over resampled draws."""
+    """Return each metric by `[draw]`, and by `[replicate]` as a mean over resampled draws."""
     weights = np.concatenate([np.ones((1, len(test))), cases])
     per_draw = [_metrics(learner, values, test, weights) for values in logits]
     table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}

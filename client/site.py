@@ -13,16 +13,14 @@ Everything comes from the node's own configuration, never from the coordinator:
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from client.dataset import Census, Hospital, open_hospital
-from common.cases import concatenate
+from client.dataset import Hospital, join, open_hospital
 from common.config import from_json
 from common.initialise import learner_for
 from common.learner import Learner, device_of
@@ -61,27 +59,10 @@ def hospital_of(node: Node, config_json: str) -> Hospital:
     """Return the node's hospital, opened once per process: its cases stay memory-mapped."""
     config = from_json(config_json)
     parts = [open_hospital(folder, config.data, config.task) for folder in node.folders]
-    return parts[0] if len(parts) == 1 else _together(node.site, parts)
+    return parts[0] if len(parts) == 1 else join(node.site, parts)
 
 
 @lru_cache(maxsize=8)
 def learner_of(node_device: str, input_shape: tuple[int, ...], config_json: str) -> Learner:
     """Return a learner for such inputs, built once per process."""
     return learner_for(from_json(config_json), input_shape, device_of(node_device))
-
-
-def _together(name: str, parts: Sequence[Hospital]) -> Hospital:
-    """Return several folders as one hospital; their patients stay different and keep their sides."""
-    refused, per_class = Counter[str](), Counter[str]()
-    for part in parts:
-        refused.update(part.census.refused)
-        per_class.update(part.census.per_class)
-    census = Census(
-        accepted=sum(part.census.accepted for part in parts),
-        refused=dict(refused),
-        patients=sum(part.census.patients for part in parts),
-        per_class=dict(per_class),
-        warnings=(),
-    )
-    adaptation = concatenate([part.adaptation for part in parts])
-    return Hospital(name, adaptation, concatenate([part.test for part in parts]), census)

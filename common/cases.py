@@ -18,7 +18,7 @@ class Cases:
     this object's hospital.
     """
 
-    inputs: Float[Tensor, case *feature]
+    inputs: Float[Tensor, case * feature]
     labels: Int[Tensor, case]
     patients: Int[Tensor, case]
 
@@ -38,7 +38,7 @@ class Cases:
 
     def per_class(self, classes: int) -> list[int]:
         """Return how many different patients each class has: K-shot counts patients, not images."""
-        return [int(self.patients[self.labels == label].unique().numel()) for label in range(classes)]
+        return [len(torch.unique(self.patients[self.labels == label])) for label in range(classes)]
 
 
 @dataclass(frozen=True)

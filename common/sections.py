@@ -96,10 +96,12 @@ class Training(Section):
     """Sites per round; 0: all of them."""
     episodes: Count = 1
     """Episodes per site and round."""
+    patients: Literal["adaptation", "all"] = "adaptation"
+    """Whom a site trains on: its adaptation patients, or all where its test patients are never tested on."""
     way: Annotated[int, Field(ge=0)] = 0
     """Classes per episode, drawn and re-labelled; 0: the site's task with its own labels."""
     shot: Annotated[int, Field(ge=0)] = 0
-    """Patients per class in an episode's support; 0: all of the site's adaptation patients."""
+    """Patients per class in an episode's support; 0: all whom the site trains on."""
     inner_optimizer: Literal["sgd", "adam"] = "adam"
     inner_lr: Rate = 0.001
     inner_steps: Count = 10

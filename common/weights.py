@@ -51,7 +51,7 @@ def unpack(vector: Float[Tensor, parameter], like: Weights) -> Weights:
     sizes = [tensor.numel() for tensor in like.values()]
     if vector.numel() != sum(sizes):
         raise ValueError(f"the vector has {vector.numel()} elements; these weights have {sum(sizes)}.")
-    parts = vector.split(sizes)
+    parts = torch.split(vector, sizes)
     return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
 
 

@@ -173,7 +173,11 @@ def reply_judgement(message: Message, judgement: Judgement) -> Message:
     """Return the reply to `evaluate`."""
     arrays = {f"draws/{name}": Array(values) for name, values in judgement.draws.items()}
     arrays |= {f"replicates/{name}": Array(values) for name, values in judgement.replicates.items()}
-    facts: dict[str, Any] = {"hurt": judgement.hurt, "fell-back": judgement.fell_back, "left-out": judgement.left_out}
+    facts: dict[str, Any] = {
+        "hurt": judgement.hurt,
+        "fell-back": judgement.fell_back,
+        "left-out": judgement.left_out,
+    }
     content = RecordDict({"judgement": ArrayRecord(arrays), "facts": ConfigRecord(facts)})
     return Message(content, reply_to=message)
 
@@ -201,9 +205,7 @@ def vector(values: Float[Tensor, parameter]) -> ArrayRecord:
     return ArrayRecord({"vector": Array(values.numpy())})
 
 
-def _read_vector(
-    records: Mapping[str, ArrayRecord], name: str, parameters: int
-) -> Float[Tensor, parameter]:
+def _read_vector(records: Mapping[str, ArrayRecord], name: str, parameters: int) -> Float[Tensor, parameter]:
     try:
         values = records[name]["vector"].numpy()
     except (KeyError, TypeError, ValueError, EOFError) as error:

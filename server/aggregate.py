@@ -32,7 +32,7 @@ class Mean:
         """Add one delta with a positive weight."""
         if not weight > 0:
             raise ValueError(f"a weight must be positive; it is {weight}.")
-        for total, part in zip(self._sum.split(CHUNK), delta.split(CHUNK), strict=True):
+        for total, part in zip(torch.split(self._sum, CHUNK), torch.split(delta, CHUNK), strict=True):
             exact = self._exact[: len(part)].copy_(part)
             total.add_(exact, alpha=weight)
         self._weight += weight

@@ -44,17 +44,21 @@ def workers_of(engine: Engine) -> int:
 
 def _in_process(server_app: ServerApp, nodes: Sequence[NodeConfig], workers: int) -> None:
     with InProcessGrid(client_app, nodes, workers=workers) as grid:
-        context = Context(run_id=grid.run.run_id, node_id=1, node_config={}, state=RecordDict(), run_config={})
+        context = Context(
+            run_id=grid.run.run_id, node_id=1, node_config={}, state=RecordDict(), run_config={}
+        )
         server_app(grid, context)
 
 
 def _on_ray(server_app: ServerApp, nodes: Sequence[NodeConfig], workers: int) -> None:
     """Run on Flower's simulation engine, one CPU per actor; Ray's own output is kept quiet."""
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError('engine ray needs the extra: pip install "zamenis[ray]", or use --engine inprocess.')
+        raise ConfigError(
+            'engine ray needs the extra: pip install "zamenis[ray]", or use --engine inprocess.'
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    from flwr.simulation import run_simulation  # noqa: PLC0415 - only this engine needs it
+    from flwr.simulation import run_simulation
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_simulation(

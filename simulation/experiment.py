@@ -1,4 +1,4 @@
-"""Running a plan on a grid: meta-train, choose recipes, judge. Three batches of messages, whatever the engine."""
+"""Running a plan on a grid, whatever the engine: meta-train, choose recipes, judge."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def conduct(grid: Grid, config: Config, out: Path, progress: Progress) -> Outcom
     trained = floor.train(plan)
     clock.lap("training_s")
     choices = plan.choices()
-    scores = floor.try_out(trained, {trial for by in choices.values() for trials in by.values() for trial in trials})
+    scores = floor.try_out(
+        trained, {trial for by in choices.values() for trials in by.values() for trial in trials}
+    )
     recipes = {cell: choose(trials, scores) for cell, trials in choices.items()}
     clock.lap("choosing_s")
     verdicts = plan.verdicts(recipes)
@@ -72,7 +74,7 @@ def conduct(grid: Grid, config: Config, out: Path, progress: Progress) -> Outcom
 
 
 def publish(out: Path, config: Config, like: Weights, trained: MetaTrained | None) -> None:
-    """Write phi.safetensors: meta-trained over every hospital, or untrained where nothing was to be trained."""
+    """Write phi.safetensors: meta-trained over every hospital, or untrained if nothing was to be."""
     phi = weights.unpack(trained.phi, like) if trained else like
     save_weights(out / "phi.safetensors", phi, config)
 

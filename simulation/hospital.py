@@ -23,8 +23,7 @@ def new_hospital(folder: Path, site: str, *, seed: int) -> Iterator[Path]:
     rename alone keeps a half-written hospital from being taken for a whole one.
     """
     target = folder / site
-    if target.exists():
-        raise DataError(f"{target} exists already and is left alone. Remove it, or name another folder.")
+    _refuse_existing(target)
     partial = folder / f".{site}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -45,20 +44,26 @@ def site_key(seed: int, site: str) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(seed.to_bytes(8, "big"))
 
 
-def check_site_names(names: Iterable[str], *, source: str) -> None:
-    """Raise DataError unless every name can be a folder of its own on any system."""
+def check_sites(folder: Path, names: Iterable[str], *, source: Path) -> None:
+    """Raise DataError unless `folder` can take a new hospital of each name, on any system."""
     seen: dict[str, str] = {}
     for name in names:
+        twin = seen.setdefault(name.casefold(), name)
         if not name or name != name.strip() or name[0] in ".-" or name[-1] == ".":
-            rule = "must not be empty, start with a dot or dash, end with a dot, or have blanks at its ends"
+            fault = "must not be empty, start with a dot or dash, end with a dot, or have blanks around it"
         elif set(name) & set('/\\:*?"<>|') or not name.isprintable() or PureWindowsPath(name).is_reserved():
-            rule = 'must be a plain folder name without path separators or any of : * ? " < > |'
-        elif name.casefold() in seen:
-            rule = f"differs from {seen[name.casefold()]!r} in upper and lower case only"
+            fault = 'must be a plain folder name, without path separators or any of : * ? " < > |'
+        elif twin != name:
+            fault = f"differs from {twin!r} in upper and lower case only"
         else:
-            seen[name.casefold()] = name
+            _refuse_existing(folder / name)
             continue
-        raise DataError(f"{source}: site name {name!r} {rule}. Rename the site in the table.")
+        raise DataError(f"{source}: site name {name!r} {fault}. Rename the site in the table.")
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise DataError(f"{target}: exists already and is left alone. Remove it, or name another folder.")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -67,7 +67,9 @@ class Plan:
         known = ", ".join(self.hospitals)
         for site in self.config.experiment.held_out:
             if site not in self.hospitals:
-                raise ConfigError(f"experiment.held-out names {site}, which is no hospital here; there are {known}.")
+                raise ConfigError(
+                    f"experiment.held-out names {site}, which is no hospital here; there are {known}."
+                )
         if len(self.hospitals) < 2:
             raise ConfigError(f"leaving one hospital out needs at least two; there is {known or 'none'}.")
         return list(self.config.experiment.held_out or self.hospitals)
@@ -111,7 +113,7 @@ class Plan:
         settings = self.config.adaptation
         untrained = ALGORITHMS[algorithm].local_update is None
         scopes = ("all",) if untrained else settings.scopes
-        loops = [
+        loops: list[Recipe] = [
             InnerLoop(steps, lr, settings.optimizer, settings.batch_size, scope=scope)
             for scope, lr, steps in itertools.product(scopes, settings.inner_lrs, settings.inner_steps)
         ]
@@ -162,7 +164,7 @@ class Plan:
 
 
 def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, Scores | None]) -> Recipe:
-    """Return the recipe that surely gains most over the first one, which is not adapting where that is possible.
+    """Return the recipe that surely gains most over the first one (not adapting, where that is possible).
 
     A gain is the mean over folds and support draws of a recipe's score less the first one's on the same
     draw, less one standard error: what does not clearly help does not move a hospital's model. A fold

@@ -14,9 +14,9 @@ from common.errors import ConfigError
 from common.files import write_text
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
+from simulation.events import write_events
 from simulation.experiment import Progress, conduct, pool_name
 from simulation.grid import NodeConfig
-from simulation.events import write_events
 from simulation.phantoms import write_hospitals
 from simulation.report import write_report
 from simulation.results import results

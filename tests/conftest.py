@@ -54,7 +54,9 @@ def table_hospitals(tmp_path: Path) -> Callable[[int], Path]:
     def write(count: int) -> Path:
         parent = tmp_path / "hospitals"
         for number in range(1, count + 1):
-            write_table_hospital(parent / f"site-{number}", seed=number, rows=60 + 10 * number, shift=number / 4)
+            write_table_hospital(
+                parent / f"site-{number}", seed=number, rows=60 + 10 * number, shift=number / 4
+            )
         return parent
 
     return write

@@ -1,4 +1,4 @@
-"""Conv4: four blocks of 3x3 convolution, normalisation, ReLU and 2x2 max-pooling (arXiv 1703.05175, section 3.1).
+"""Conv4: four blocks of convolution, normalisation, ReLU and max-pooling (arXiv 1703.05175, section 3.1).
 
 Every image is standardised by its own mean and variance first: scanners differ in gain and window more
 than patients do in anatomy.
@@ -27,7 +27,9 @@ def backbone(model: Model, input_shape: tuple[int, ...]) -> tuple[nn.Module, int
     widths = [channels, *[model.width] * BLOCKS]
     blocks = [_block(before, after, model.norm) for before, after in pairwise(widths)]
     standardise = nn.InstanceNorm2d(channels)  # without parameters: each image to mean 0 and variance 1
-    return nn.Sequential(standardise, *blocks, nn.Flatten()), model.width * (height >> BLOCKS) * (width >> BLOCKS)
+    return nn.Sequential(standardise, *blocks, nn.Flatten()), model.width * (height >> BLOCKS) * (
+        width >> BLOCKS
+    )
 
 
 def _block(before: int, after: int, norm: str) -> nn.Module:

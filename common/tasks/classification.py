@@ -77,7 +77,7 @@ def metrics(
 def _auroc(
     score: NDArray[np.float64], positive: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the weighted Mann-Whitney statistic per replicate: P(score of a positive > of a negative), ties half."""
+    """Return the weighted Mann-Whitney statistic: P(a positive scores above a negative), ties half."""
     is_positive = positive > 0
     above = np.sign(score[is_positive, None] - score[None, ~is_positive]) * 0.5 + 0.5
     heavy, light = weights[:, is_positive], weights[:, ~is_positive]

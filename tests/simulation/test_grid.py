@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.app import app as client_app
-from common import wire
+from common import weights, wire
 from common.config import Config, load
 from common.errors import DataError
 from server import evaluation
 from server.app import common_input_shape, initial_weights, meta_train
+from server.checkpoint import Checkpoint
 from server.exchange import exchange
-from common import weights
 from simulation.grid import InProcessGrid, NodeConfig
 
 echo = ClientApp()
@@ -55,7 +55,7 @@ def fail(message: Message, context: Context) -> Message:
 
 def ask(grid: InProcessGrid, node: int, action: str) -> Message:
     """Return the reply to one message."""
-    content = RecordDict({"ask": wire.ConfigRecord({"n": node})})
+    content = RecordDict({"ask": ConfigRecord({"n": node})})
     (reply,) = exchange(grid, [Message(content, node, f"query.{action}")], timeout=20)
     return reply
 
@@ -63,7 +63,8 @@ def ask(grid: InProcessGrid, node: int, action: str) -> Message:
 def nodes_of(parent: Path) -> list[NodeConfig]:
     """Return a node for each hospital under `parent`."""
     return [
-        {"site": one.name, "hospital": str(one), "device": "cpu", "threads": 1} for one in sorted(parent.iterdir())
+        {"site": one.name, "hospital": str(one), "device": "cpu", "threads": 1}
+        for one in sorted(parent.iterdir())
     ]
 
 
@@ -102,18 +103,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     config = small(algorithms__reptile__outer__optimizer=optimizer)
     straight = phi_after(parent, tmp_path / "straight", config, 2)
 
-    class Interrupted(Exception):
-        pass
-
-    def interrupt(now: object) -> None:
-        if getattr(now, "state").server_round == 2:
-            raise Interrupted
+    def interrupt(now: Checkpoint) -> None:
+        if now.state.server_round == 2:
+            raise KeyboardInterrupt
 
     with InProcessGrid(client_app, nodes_of(parent), workers=2) as grid:
         sites = evaluation.describe(grid, config)
         nodes = {name: node for name, (node, _) in sites.items()}
         initial = weights.pack(initial_weights(config, common_input_shape(sites.values())))
-        with pytest.raises(Interrupted):
+        with pytest.raises(KeyboardInterrupt):
             meta_train(grid, config, "reptile", nodes, initial, tmp_path / "broken", interrupt)
     assert torch.equal(straight, phi_after(parent, tmp_path / "broken", config, 2))
 
