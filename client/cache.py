@@ -26,7 +26,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from client.preflight import write_atomically
+from common.files import PRIVATE, write_bytes
 
 FORMAT = 1
 """Raised whenever the index's fields, or the pipeline from a file to its pixels, change."""
@@ -139,7 +139,7 @@ class Cache:
             "rows": rows,
             "files": {file: astuple(known) for file, known in files.items()},
         }
-        write_atomically(self._index, json.dumps(index, separators=(",", ":")).encode())
+        write_bytes(self._index, json.dumps(index, separators=(",", ":")).encode(), mode=PRIVATE)
         self._files = dict(files)
 
     def _load(self) -> tuple[str, dict[str, Known], NDArray[np.float32]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +17,7 @@ from pathlib import Path
 from pydicom import Dataset, uid
 
 from common.errors import Refused
+from common.files import PRIVATE, write_bytes
 
 
 class Reason(StrEnum):
@@ -140,21 +140,7 @@ def write_quarantine(state: Path, refused: Iterable[Quarantined]) -> None:
     table.writerows((line.file, line.reason, line.remedy) for line in refused)
     content, path = text.getvalue().encode("utf-8", "surrogateescape"), state / "quarantine.csv"
     if not path.is_file() or path.read_bytes() != content:
-        write_atomically(path, content)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, readable by its owner only: a reader sees the old file or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write_bytes(path, content, mode=PRIVATE)
 
 
 def _file(folder: Path, path: str) -> File:

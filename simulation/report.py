@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from common.files import write_text
 from simulation import plots
 from simulation.board import TITLES, Board, Row
 
@@ -103,15 +103,7 @@ def write_report(results: Row, path: Path) -> None:
     )
     environment.filters |= {"number": number, "percent": percent, "listing": listing}
     page = environment.get_template("report.html.j2").render(_context(results))
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 def _context(results: Row) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     RLELossless,
+    SecondaryCaptureImageStorage,
     generate_uid,
 )
 from rle.utils import encode_pixel_data
@@ -76,6 +77,36 @@ def dataset(elements: Mapping[str, Any]) -> Dataset:
     for keyword, value in elements.items():
         setattr(made, keyword, value)
     return made
+
+
+def secondary_capture(PatientID: str, *, origin: tuple[str | int, ...]) -> Dataset:
+    """Return a Secondary Capture's header (PS3.3 A.8.1): what is not known of a patient or study stays empty."""
+    unknown = (
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+        "StudyID",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+        "Manufacturer",
+    )
+    return dataset(
+        dict.fromkeys(unknown, "")
+        | {
+            "SOPClassUID": SecondaryCaptureImageStorage,
+            "SOPInstanceUID": uid("instance", *origin),
+            "StudyInstanceUID": uid("study", *origin),
+            "SeriesInstanceUID": uid("series", *origin),
+            "PatientID": PatientID,
+            "Modality": "OT",
+            "ConversionType": "WSD",
+            "ImageType": ["DERIVED", "SECONDARY"],
+            "SeriesNumber": 1,
+            "InstanceNumber": 1,
+        }
+    )
 
 
 def write_instance(path: Path, header: Dataset, frame: Frame, encoding: Encoding) -> None:
