@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks show local variables, which may hold patients' rows
     rich_markup_mode="rich",
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)
 errors = Console(stderr=True)
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         app()
     except ZamenisError as error:
         errors.print("[bold red]Error[/]", end=" ")
-        errors.print(str(error), markup=False, highlight=False)
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("\nInterrupted. What is finished is kept; --resume the run's folder to go on.")
