@@ -46,7 +46,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def _frame(image: Image.Image) -> Frame:
-    """Return grey pixels at their own depth, and anything else as RGB, or as grey where its colours are equal."""
+    """Return grey pixels at their own depth, anything else as RGB, or as grey where all colours are equal."""
     if max(image.size) > _MOST_PIXELS:
         raise Refused("the image is too large")
     if image.mode in ("1", "L", "LA"):

@@ -80,7 +80,7 @@ def dataset(elements: Mapping[str, Any]) -> Dataset:
 
 
 def secondary_capture(PatientID: str, *, origin: tuple[str | int, ...]) -> Dataset:
-    """Return a Secondary Capture's header (PS3.3 A.8.1): what is not known of a patient or study stays empty."""
+    """Return a Secondary Capture's header (PS3.3 A.8.1); what nobody knows of patient and study is empty."""
     unknown = (
         "PatientName",
         "PatientBirthDate",

@@ -1,0 +1,94 @@
+"""The CSV that hospitals are made from: its usable rows, and why the others are not."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import DataError
+from simulation.hospital import check_sites, write_csv
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data row: its line in the file, where the header is line 1, and its cells by column."""
+
+    line: int
+    cells: Mapping[str, str]
+
+
+@dataclass
+class Source:
+    """A table as it is sifted: rows that can be used, and per line left out the reason."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[Row]
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    def require(self, *names: str | None) -> None:
+        """Raise DataError unless every name given is a column."""
+        for name in names:
+            if name is not None and name not in self.columns:
+                near = difflib.get_close_matches(name, self.columns, n=1, cutoff=0.4)
+                hint = f"Did you mean {near[0]}?" if near else f"Its columns are: {', '.join(self.columns)}."
+                raise DataError(f"{self.path}: has no column {name}. {hint}")
+
+    def sift(self, fault: Callable[[Row], str | None]) -> None:
+        """Leave out every row in which `fault` finds one."""
+        kept = []
+        for row in self.rows:
+            reason = fault(row)
+            if reason is None:
+                kept.append(row)
+            else:
+                self.skipped[row.line] = reason
+        self.rows = kept
+
+    def per_site(self, column: str, folder: Path) -> dict[str, list[Row]]:
+        """Return each site's rows, sites by name; raises DataError unless `folder` can take every one."""
+        sites: dict[str, list[Row]] = {}
+        for row in self.rows:
+            sites.setdefault(row.cells[column], []).append(row)
+        check_sites(folder, sites, source=self.path)
+        return dict(sorted(sites.items()))
+
+    def report(self, folder: Path) -> None:
+        """Write `folder`/skipped.csv (line, reason) if rows were left out; raise DataError if all were."""
+        if self.skipped:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_csv(folder / "skipped.csv", ("line", "reason"), sorted(self.skipped.items()))
+            _log.warning("%d rows were left out; %s says why.", len(self.skipped), folder / "skipped.csv")
+        if all(row.line in self.skipped for row in self.rows):
+            counts = Counter(self.skipped.values()).most_common(3)
+            reasons = "; ".join(f"{reason} ({count} rows)" for reason, count in counts)
+            raise DataError(
+                f"{self.path}: has no usable row: {reasons or 'it has none at all'}. Mend the table."
+            )
+
+
+def read_source(path: Path) -> Source:
+    """Return a comma-separated UTF-8 table with a header line, its cells stripped; raises DataError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = tuple(cell.strip() for cell in next(reader, []))
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as comma-separated UTF-8 text. Name such a file.") from error
+    if not header or len(set(header)) != len(header):
+        raise DataError(f"{path}: the first line must name every column, and none twice.")
+    source = Source(path, header, [])
+    for line, cells in lines:
+        if len(cells) == len(header):
+            source.rows.append(Row(line, dict(zip(header, cells, strict=True))))
+        else:
+            source.skipped[line] = f"has {len(cells)} cells where the header has {len(header)}"
+    return source
