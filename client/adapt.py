@@ -81,7 +81,7 @@ def _best_share(
 
 def _folds(
     support: Cases, generator: torch.Generator
-) -> Iterator[tuple[Int[Tensor, learn], Int[Tensor, check]]]:
+) -> Iterator[tuple[Int[Tensor, "learn"], Int[Tensor, "check"]]]:
     """Yield (learn, check) index pairs, patients apart, every class spread evenly over the folds."""
     counts = [int((support.labels == label).sum()) for label in torch.unique(support.labels)]
     folds = min(FOLDS, *counts) if counts else 0

@@ -72,12 +72,11 @@ def train(message: Message, context: Context) -> Message:
     training = config.training_of(instruction.algorithm)
     algorithm = ALGORITHMS[instruction.algorithm]
     assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
-    like = learner.weights()
-    vector = wire.read_phi(message, sum(tensor.numel() for tensor in like.values()))
+    phi = learner.unpack(wire.read_phi(message, learner.size()))
     generator = seeds.generator(config.seed, "train", hospital.name, instruction.server_round)
     cases = hospital.everyone if training.patients == "all" else hospital.adaptation
     tasks = episodes(cases, config.task.classes, training, generator)
-    update = algorithm.local_update(learner, weights.unpack(vector, like), tasks, training, generator)
+    update = algorithm.local_update(learner, phi, tasks, training, generator)
     return wire.reply_contribution(
         message,
         wire.Contribution(weights.pack(update.delta), update.loss_sum, update.episodes, len(cases)),
@@ -90,8 +89,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Adapt to K of this hospital's patients and test on its others, as often as asked."""
     instruction, hospital, learner = _open(message, context)
     config = from_json(instruction.config)
-    like = learner.weights()
-    vector = wire.read_phi(message, sum(tensor.numel() for tensor in like.values()))
+    phi = learner.unpack(wire.read_phi(message, learner.size()))
     question = few_shot.Question(
         shot=instruction.shot,
         recipe=wire.decode_recipe(instruction.recipe) if instruction.recipe else None,
@@ -100,5 +98,4 @@ def evaluate(message: Message, context: Context) -> Message:
         purpose=instruction.purpose,
     )
     algorithm = ALGORITHMS[instruction.algorithm]
-    phi = weights.unpack(vector, like)
     return wire.reply_judgement(message, few_shot.judge(algorithm, learner, phi, hospital, config, question))

@@ -29,7 +29,7 @@ def episodes(
     return [_episode(cases, classes, training, generator) for _ in range(training.episodes)]
 
 
-def few_cases(cases: Cases, *, classes: int, shot: int, generator: torch.Generator) -> Int[Tensor, chosen]:
+def few_cases(cases: Cases, *, classes: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:
     """Return the indices of `shot` patients per class, one image each, class after class.
 
     Every class must have that many patients (see `Cases.per_class`).
@@ -64,7 +64,7 @@ def _episode(
     return Episode(cases.at(support), others.at(query))
 
 
-def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, chosen]:
+def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:
     """Return up to `shot` patients of a class, one random image each."""
     members = torch.nonzero(cases.labels == label)[:, 0]
     shuffled = members[torch.randperm(len(members), generator=generator)]

@@ -19,8 +19,8 @@ class Cases:
     """
 
     inputs: Float[Tensor, case * feature]
-    labels: Int[Tensor, case]
-    patients: Int[Tensor, case]
+    labels: Int[Tensor, "case"]
+    patients: Int[Tensor, "case"]
 
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.labels) == len(self.patients):
@@ -32,7 +32,7 @@ class Cases:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def at(self, index: Int[Tensor, chosen]) -> Cases:
+    def at(self, index: Int[Tensor, "chosen"]) -> Cases:
         """Return the cases at `index`, copied out of any memory map."""
         return Cases(self.inputs[index], self.labels[index], self.patients[index])
 

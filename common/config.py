@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from common.algorithms import ALGORITHMS
 from common.errors import ConfigError
@@ -38,6 +38,7 @@ class Config(Section):
     adaptation: Adaptation = Adaptation()
     experiment: Experiment = Experiment()
     engine: Engine = Engine()
+    _trainings: dict[str, Training] = PrivateAttr(default_factory=dict)
 
     @field_validator("algorithms")
     @classmethod
@@ -48,14 +49,15 @@ class Config(Section):
     @model_validator(mode="after")
     def _every_training_is_possible(self) -> Self:
         _refuse_unknown(self.experiment.algorithms)
+        ground = self.training.model_dump(by_alias=True)
         for name in ALGORITHMS:
-            self.training_of(name)
+            tree = _merge(ground, self.algorithms[name])
+            self._trainings[name] = validate(Training, tree, f"[algorithms.{name}]")
         return self
 
     def training_of(self, algorithm: str) -> Training:
         """Return [training] with the algorithm's own differences."""
-        tree = _merge(self.training.model_dump(by_alias=True), self.algorithms[algorithm])
-        return validate(Training, tree, f"[algorithms.{algorithm}]")
+        return self._trainings[algorithm]
 
     def to_json(self) -> str:
         """Return the canonical text that travels in messages and is hashed: complete, keys sorted."""

@@ -62,7 +62,7 @@ def inner_loop(
 
 def minibatches(
     count: int, batch_size: int, steps: int, generator: torch.Generator
-) -> Iterator[Int[Tensor, chosen]]:
+) -> Iterator[Int[Tensor, "chosen"]]:
     """Yield `steps` index vectors that walk through shuffled epochs of `count` cases.
 
     The last batch of an epoch may be smaller. A batch that would hold every case is every case, in order.

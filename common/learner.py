@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.models import Network
 from common.tasks import TaskKind
-from common.weights import Weights
+from common.weights import Weights, unpack
 
 PREDICTION_BATCH = 256
 """Cases per forward pass when predicting; bounds memory, never changes a result."""
@@ -27,13 +27,21 @@ class Learner:
         self.network = network.to(device)
         self.task = task
         self.device = device
-        self._parameters = dict(network.named_parameters())
+        self._parameters: Weights = dict(network.named_parameters())
 
     def load(self, weights: Weights) -> None:
         """Overwrite the network's parameters with `weights`."""
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(weights[name])
+
+    def unpack(self, vector: Float[Tensor, "parameter"]) -> Weights:
+        """Return `vector` cut into this network's names and shapes."""
+        return unpack(vector, self._parameters)
+
+    def size(self) -> int:
+        """Return how many parameters the network has."""
+        return sum(parameter.numel() for parameter in self._parameters.values())
 
     def weights(self) -> Weights:
         """Return a copy of the network's parameters, on the CPU, contiguous."""

@@ -31,6 +31,8 @@ def mean(many: Sequence[Weights]) -> Weights:
     """Return the mean of at least one set of weights."""
     if not many:
         raise ValueError("the mean of no weights does not exist; give at least one.")
+    if len(many) == 1:
+        return dict(many[0])
     for other in many[1:]:
         _same_names(many[0], other)
     return {name: torch.stack([weights[name] for weights in many]).mean(0) for name in many[0]}
@@ -41,12 +43,12 @@ def norm(weights: Weights) -> float:
     return float(torch.linalg.vector_norm(pack(weights).double()))
 
 
-def pack(weights: Weights) -> Float[Tensor, parameter]:
+def pack(weights: Weights) -> Float[Tensor, "parameter"]:
     """Return all tensors end to end as one vector, in the order of their names' first appearance."""
     return torch.cat([tensor.reshape(-1) for tensor in weights.values()])
 
 
-def unpack(vector: Float[Tensor, parameter], like: Weights) -> Weights:
+def unpack(vector: Float[Tensor, "parameter"], like: Weights) -> Weights:
     """Return `vector` cut into the names and shapes of `like`; the inverse of `pack`."""
     sizes = [tensor.numel() for tensor in like.values()]
     if vector.numel() != sum(sizes):

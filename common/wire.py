@@ -29,6 +29,8 @@ from common.inner_loop import InnerLoop
 
 PROTOCOL = 1
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
+RAW = "zamenis.float32.le"
+"""How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED = 1001, 1002
 """Error codes: a rule was broken and the reason says which; something failed that we have no words for."""
 
@@ -69,7 +71,7 @@ class Description:
 class Contribution:
     """What a site sends after training."""
 
-    delta: Float[Tensor, parameter]
+    delta: Float[Tensor, "parameter"]
     loss_sum: float
     episodes: int
     cases: int
@@ -125,7 +127,7 @@ def read_instruction(message: Message) -> Instruction:
     return Instruction(**cast(dict[str, Any], fields))
 
 
-def read_phi(message: Message, parameters: int) -> Float[Tensor, parameter]:
+def read_phi(message: Message, parameters: int) -> Float[Tensor, "parameter"]:
     """Return the weights of a message, checked for length, type and finiteness."""
     return _read_vector(message.content.array_records, "phi", parameters)
 
@@ -200,19 +202,19 @@ def refuse(message: Message, code: int, words: str) -> Message:
     return Message(Error(code=code, reason=words), reply_to=message)
 
 
-def vector(values: Float[Tensor, parameter]) -> ArrayRecord:
-    """Return weights as the record that travels."""
-    return ArrayRecord({"vector": Array(values.numpy())})
+def vector(values: Float[Tensor, "parameter"]) -> ArrayRecord:
+    """Return weights as the record that travels: the float32 values end to end, little-endian."""
+    data = values.numpy().astype("<f4", copy=False).tobytes()
+    return ArrayRecord({"vector": Array("float32", (len(values),), RAW, data)})
 
 
-def _read_vector(records: Mapping[str, ArrayRecord], name: str, parameters: int) -> Float[Tensor, parameter]:
-    try:
-        values = records[name]["vector"].numpy()
-    except (KeyError, TypeError, ValueError, EOFError) as error:
-        raise WireError(f"{name} must hold one array called vector.") from error
-    if values.dtype != np.float32 or values.shape != (parameters,):
+def _read_vector(
+    records: Mapping[str, ArrayRecord], name: str, parameters: int
+) -> Float[Tensor, "parameter"]:
+    array = records[name].get("vector") if name in records else None
+    if array is None or array.stype != RAW or len(array.data) != 4 * parameters:
         raise WireError(f"{name} must be one float32 vector of {parameters} parameters.")
-    weights = torch.from_numpy(values)
+    weights = torch.from_numpy(np.frombuffer(array.data, "<f4").astype(np.float32))
     if not torch.isfinite(weights.sum(dtype=torch.float64)):
         raise WireError(f"{name} must be finite; it holds NaN or infinity.")
     return weights

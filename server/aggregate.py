@@ -28,7 +28,7 @@ class Mean:
         self._exact = torch.empty(min(parameters, CHUNK), dtype=torch.float64)
         self._weight = 0.0
 
-    def add(self, delta: Float[Tensor, parameter], weight: float) -> None:
+    def add(self, delta: Float[Tensor, "parameter"], weight: float) -> None:
         """Add one delta with a positive weight."""
         if not weight > 0:
             raise ValueError(f"a weight must be positive; it is {weight}.")
@@ -37,7 +37,7 @@ class Mean:
             total.add_(exact, alpha=weight)
         self._weight += weight
 
-    def result(self) -> Float[Tensor, parameter]:
+    def result(self) -> Float[Tensor, "parameter"]:
         """Return the mean and end the accumulation: the accumulator itself is handed out, not copied."""
         if not self._weight:
             raise ValueError("the mean of no deltas does not exist; add at least one.")

@@ -21,7 +21,7 @@ def outputs(classes: int) -> int:
     return 1 if classes == 2 else classes
 
 
-def loss(logits: Float[Tensor, "case output"], labels: Int[Tensor, case]) -> Float[Tensor, ""]:
+def loss(logits: Float[Tensor, "case output"], labels: Int[Tensor, "case"]) -> Float[Tensor, ""]:
     """Return the mean cross-entropy in nats."""
     if logits.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
