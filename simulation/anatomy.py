@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float32
 
 Image = Float32[np.ndarray, "row column"]
+Heights = Float32[np.ndarray, "*point"]
 _APEX = -122.0
 _LUNG_LENGTH = 215.0
 _TEXTURE_SLOPE = 1.5
@@ -148,7 +149,7 @@ def _torso(body: Body, x: Image, y: Image) -> Image:
     return trunk_and_neck
 
 
-def lung_span(body: Body, y: Image) -> tuple[Image, Image]:
+def lung_span(body: Body, y: Heights) -> tuple[Heights, Heights]:
     """Return how far from the midline a lung's middle lies at height `y`, and its half width, in mm."""
     down = np.clip((y - _APEX) / _LUNG_LENGTH, 0, 1.2)
     half_width = np.float32(body.lung_width) * np.sqrt(

@@ -64,7 +64,7 @@ def draw_nodule(rng: np.random.Generator, body: Body) -> Nodule:
 
     It is larger and denser than most are in life: some hundred small images have to suffice to learn it.
     """
-    y = np.float32(rng.uniform(-72, 32))
+    y = np.asarray(rng.uniform(-72, 32), dtype=np.float32)
     middle, half_width = lung_span(body, y)
     return Nodule(
         x=float(rng.choice((_RIGHT, _LEFT)) * (middle + rng.uniform(-0.25, 0.55) * half_width)),

@@ -210,7 +210,7 @@ def test_a_hospital_that_stands_is_never_overwritten(images: Path, tmp_path: Pat
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Write two sites; cp is a category of which neither has all values, chol is coded 0 where not measured."""
+    """Write two sites; neither has every category of cp, and chol is 0 where it was not measured."""
     return _write(
         tmp_path / "table.csv",
         "site,disease,age,chol,cp,note,set",
