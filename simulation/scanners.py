@@ -24,6 +24,8 @@ _ATTENUATION = 0.02
 """Of water at the mean energy of a chest exposure, per mm (NIST XCOM: 0.0206 at 60 keV)."""
 _SHARPENING_RADIUS = 9.0
 """Standard deviation in mm of the unsharp mask."""
+_FEWEST_COLUMNS = 36
+"""OpenJPEG's six resolutions need 32 pixels each way, and an image may be a little lower than wide."""
 _STRATA = 6
 """Sites are drawn in sixes, so that even a few differ widely."""
 _RANGES = {
@@ -161,7 +163,7 @@ def draw_scanner(seed: int, site: int, matrix: int) -> Scanner:
         name: low + (high - low) * share
         for (name, (low, high)), share in zip(_RANGES.items(), shares, strict=True)
     }
-    columns = 2 * round(matrix * drawn["detector"] / 2)
+    columns = max(_FEWEST_COLUMNS, 2 * round(matrix * drawn["detector"] / 2))
     return Scanner(
         maker=MAKERS[int(drawn["maker"])],
         rows=2 * round(columns * drawn["height"] / 2),

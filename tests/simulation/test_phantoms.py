@@ -81,6 +81,13 @@ def test_a_half_written_hospital_is_started_anew(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["site-1", "site-2"]
 
 
+def test_the_smallest_matrix_can_be_written_at_every_site(tmp_path: Path) -> None:
+    """No encoding fails at 32 pixels, the least that a configuration takes, with all three classes."""
+    least = Phantoms(sites=6, patients=4, matrix=32)
+    for folder in write_hospitals(tmp_path, least, seed=0, classes=tuple(FINDINGS)):
+        assert set(_labels(folder).values()) == set(FINDINGS)
+
+
 def test_a_class_that_no_phantom_shows_is_refused_with_those_that_are(tmp_path: Path) -> None:
     """The error names the class and the choice."""
     with pytest.raises(ConfigError, match=r"'fracture'.*normal, nodule, effusion"):
