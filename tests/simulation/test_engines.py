@@ -1,0 +1,80 @@
+"""In process or on Ray, the same ServerApp and ClientApp end in the same bits."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.serverapp import Grid
+
+from common import weights
+from common.config import Config, load
+from common.errors import ConfigError
+from common.sections import Engine
+from server import evaluation
+from server.app import common_input_shape, initial_weights, meta_train
+from simulation.engines import run, workers_of
+from simulation.grid import NodeConfig
+
+
+def small() -> Config:
+    """Return a configuration for tables that takes a second."""
+    return load(
+        None, ["model.name=mlp", "model.width=8", "training.rounds=3", "task.classes=['normal', 'nodule']"]
+    )
+
+
+def phi_on(engine: Engine, parent: Path, out: Path) -> torch.Tensor:
+    """Return phi after a meta-training on an engine."""
+    config = small()
+
+    def program(grid: Grid) -> torch.Tensor:
+        sites = evaluation.describe(grid, config)
+        nodes = {name: node for name, (node, _) in sites.items()}
+        initial = weights.pack(initial_weights(config, common_input_shape(sites.values())))
+        return meta_train(grid, config, "reptile", nodes, initial, out / engine.name).phi
+
+    places: list[NodeConfig] = [
+        {"site": one.name, "hospital": str(one), "device": "cpu", "threads": 1}
+        for one in sorted(parent.iterdir())
+    ]
+    return run(program, places, engine)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
+def test_ray_ends_in_the_same_bits(table_hospitals: Callable[[int], Path], tmp_path: Path) -> None:
+    """The same seed gives the same phi, bit for bit, whichever engine computes it."""
+    parent = table_hospitals(3)
+    here = phi_on(Engine(name="inprocess", workers=1), parent, tmp_path)
+    there = phi_on(Engine(name="ray", workers=2), parent, tmp_path)
+    assert torch.equal(here, there)
+
+
+def test_without_ray_the_extra_is_named(
+    table_hospitals: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says what to install, and what to use instead."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'pip install "zamenis\[ray\]", or use --engine inprocess'):
+        phi_on(Engine(name="ray", workers=1), table_hospitals(2), tmp_path)
+
+
+def test_workers_are_as_configured_or_what_the_machine_has() -> None:
+    """0 is one per core without CUDA, and at least one."""
+    assert workers_of(Engine(workers=3)) == 3
+    assert workers_of(Engine(device="cpu")) >= 1
+
+
+def test_a_failure_of_the_program_reaches_the_caller(
+    table_hospitals: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """An error of ours comes out of an engine as itself, so that the command line can say it."""
+
+    def program(grid: Grid) -> None:
+        raise ConfigError("held-out names nobody")
+
+    with pytest.raises(ConfigError, match="held-out names nobody"):
+        run(program, [], Engine(workers=1))

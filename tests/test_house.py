@@ -1,0 +1,52 @@
+"""The house itself: its packages, its examples, its command, and that it tells nobody anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from common.config import load
+from simulation import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", ["server", "client", "common", "simulation"])
+def test_a_package_is_ours(name: str) -> None:
+    """Short names are worth it only while nothing else that is installed answers to them."""
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    assert Path(found.origin).resolve() == ROOT / name / "__init__.py"
+
+
+def test_every_example_is_a_configuration() -> None:
+    """What stands in examples/, and the demonstration itself, loads without a complaint."""
+    for example in (cli.DEMO, *sorted((ROOT / "examples").glob("*.toml"))):
+        load(example)
+
+
+def test_the_command_is_installed() -> None:
+    """`zamenis-simulate` is the simulator's command line."""
+    (command,) = entry_points(group="console_scripts", name="zamenis-simulate")
+    assert command.load() is cli.main
+
+
+def test_flower_tells_its_makers_nothing() -> None:
+    """Importing `common` turns Flower's telemetry off before Flower is imported, even if it was on."""
+    code = "import common, os; print(os.environ['FLWR_TELEMETRY_ENABLED'])"
+    done = subprocess.run(  # noqa: S603 - our own interpreter on a literal
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "FLWR_TELEMETRY_ENABLED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "0"
