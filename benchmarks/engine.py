@@ -41,7 +41,12 @@ from simulation.grid import InProcessGrid, NodeConfig
 from simulation.phantoms import write_hospitals
 
 SITES = 20
-STEPS = ["training.inner-optimizer=sgd", "training.inner-steps=10", "training.batch-size=10", "training.inner-lr=0.01"]
+STEPS = [
+    "training.inner-optimizer=sgd",
+    "training.inner-steps=10",
+    "training.batch-size=10",
+    "training.inner-lr=0.01",
+]
 MODELS = {
     "mlp": ["model.name=mlp", "model.width=128"],
     "conv4-32": ["model.name=conv4", "model.width=32", "data.image-size=28"],

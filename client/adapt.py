@@ -96,7 +96,8 @@ def _folds(
     for fold in range(folds):
         check = torch.nonzero(fold_of == fold)[:, 0]
         apart = ~torch.isin(support.patients, support.patients[check])
-        yield torch.nonzero(apart)[:, 0], check
+        if apart.any():
+            yield torch.nonzero(apart)[:, 0], check
 
 
 def _mix(

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from client import few_shot
 from client.dataset import Hospital
-from client.episodes import episodes
+from client.episodes import check_episodes, episodes
 from client.site import Node, hospital_of, learner_of, prepare
 from common import seeds, weights, wire
 from common.algorithms import ALGORITHMS
@@ -33,7 +33,7 @@ def _in_our_own_words(handler: Handler) -> Handler:
         try:
             return handler(message, context)
         except ZamenisError as error:
-            return wire.refuse(message, wire.REFUSED, str(error))
+            return wire.refuse(message, wire.REFUSED, _without_paths(str(error), context))
         except Exception as error:
             logger.exception("a message failed")
             return wire.refuse(
@@ -41,6 +41,14 @@ def _in_our_own_words(handler: Handler) -> Handler:
             )
 
     return guarded
+
+
+def _without_paths(words: str, context: Context) -> str:
+    """Return our words with this hospital's folders replaced by its name: no path leaves a hospital."""
+    node = Node.of(context.node_config)
+    for folder in node.folders:
+        words = words.replace(str(folder), node.site if len(node.folders) == 1 else folder.name)
+    return words
 
 
 def _open(message: Message, context: Context) -> tuple[Instruction, Hospital, Learner]:
@@ -55,9 +63,12 @@ def _open(message: Message, context: Context) -> tuple[Instruction, Hospital, Le
 @app.query("describe")
 @_in_our_own_words
 def describe(message: Message, context: Context) -> Message:
-    """Say what this site is: its name, the shape of a case, counts."""
+    """Say what this site is: its name, the shape of a case, counts; refuse a run it cannot take part in."""
     instruction = wire.read_instruction(message)
     hospital = hospital_of(Node.of(context.node_config), instruction.config)
+    config = from_json(instruction.config)
+    for algorithm in config.experiment.algorithms:
+        check_episodes(hospital.adaptation, config.task.classes, config.training_of(algorithm))
     shape = tuple(hospital.adaptation.inputs.shape[1:])
     census = hospital.census.as_dict()
     return wire.reply_description(message, wire.Description(str(context.node_config["site"]), shape, census))

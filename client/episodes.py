@@ -37,27 +37,31 @@ def few_cases(cases: Cases, *, classes: int, shot: int, generator: torch.Generat
     return torch.cat([_of_class(cases, label, shot, generator) for label in range(classes)])
 
 
+def check_episodes(cases: Cases, classes: tuple[str, ...], training: Training) -> None:
+    """Raise DataError where a class has too few patients for the episodes that `training` asks for."""
+    if not training.shot:
+        return
+    patients = dict(zip(classes, cases.per_class(len(classes)), strict=True))
+    able = [name for name, count in patients.items() if count >= training.shot]
+    needed = training.way or len(classes)
+    if len(able) < needed:
+        told = ", ".join(f"{name} {count}" for name, count in patients.items())
+        raise DataError(
+            f"episodes of {training.shot} patients per class need {needed} classes with so many; here are "
+            f"{told}. Lower training.shot (0 is ordinary training) or training.way."
+        )
+
+
 def _episode(
     cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator
 ) -> Episode:
+    check_episodes(cases, classes, training)
+    count = len(classes)
     if training.way:
-        able = [k for k, patients in enumerate(cases.per_class(len(classes))) if patients >= training.shot]
-        if len(able) < training.way:
-            raise DataError(
-                f"{training.way}-way {training.shot}-shot episodes need {training.way} classes with at least "
-                f"{training.shot} patients each; this hospital has {len(able)}. Lower way or shot."
-            )
+        able = [k for k, patients in enumerate(cases.per_class(count)) if patients >= training.shot]
         order = torch.randperm(len(able), generator=generator)[: training.way]
         cases = _relabelled(cases, [able[int(k)] for k in order])
         count = training.way
-    else:
-        count = len(classes)
-        for name, patients in zip(classes, cases.per_class(count), strict=True):
-            if patients < training.shot:
-                raise DataError(
-                    f"episodes of {training.shot} patients per class cannot be drawn: class {name} has "
-                    f"{patients} here. Lower training.shot, or use 0 for ordinary training."
-                )
     support = few_cases(cases, classes=count, shot=training.shot, generator=generator)
     others = cases.at(torch.nonzero(~torch.isin(cases.patients, cases.patients[support]))[:, 0])
     query = torch.cat([_of_class(others, label, training.shot, generator) for label in range(count)])

@@ -111,8 +111,8 @@ class Training(Section):
     weighting: Literal["uniform", "examples"] = "uniform"
     """How a round's deltas are averaged."""
     outer: Outer = Outer()
-    min_cohort: Count = 1
-    """Replies a round needs; with fewer, phi stays as it was."""
+    min_cohort: Annotated[int, Field(ge=0)] = 0
+    """Replies a round needs: with fewer, phi stays as it was. 0: all; a site that is missing ends the run."""
     round_timeout: Rate = 600.0
     """Seconds to wait for a round's replies."""
 

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common import wire
 from common.config import Config
-from common.errors import WireError
+from common.errors import DataError, WireError
 from server.aggregate import Mean, in_order
 from server.checkpoint import Checkpoint
 from server.cohort import cohort
@@ -66,17 +66,24 @@ class MetaStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold the replies, as they come, into the next phi.
 
-        With fewer than `min_cohort` usable replies phi stays as it was.
+        With fewer than `min_cohort` usable replies phi stays as it was; where that is 0, one that is
+        missing raises DataError, and phi and the checkpoint stay at the round before.
         """
         started = time.monotonic()
-        parameters = self.state.phi.numel()
-        mean, answered, episodes, loss = Mean(parameters), 0, 0, 0.0
-        for contribution in self._usable(server_round, replies, parameters):
+        mean, answered, episodes, loss = Mean(self.state.phi.numel()), 0, 0, 0.0
+        missing = dict.fromkeys(self._cohort(server_round), "did not answer in time")
+        for site, contribution in self._usable(server_round, replies, missing):
+            del missing[site]
             by_examples = self.training.weighting == "examples"
-            mean.add(contribution.delta, contribution.cases if by_examples else 1.0)
+            mean.add(contribution.delta, float(contribution.cases) if by_examples else 1.0)
             answered += 1
             episodes += contribution.episodes
             loss += contribution.loss_sum
+        for site, words in missing.items():
+            logger.warning("round %d: %s is left out: %s", server_round, site, words)
+        if missing and not self.training.min_cohort:
+            lines = [f"round {server_round}: {site}: {words}" for site, words in missing.items()]
+            raise DataError("\n".join(lines))
         enough = answered >= self.training.min_cohort
         self.state, told = apply(
             self.state, mean.result() if enough else None, self.training.outer, self.training.rounds
@@ -111,14 +118,14 @@ class MetaStrategy(Strategy):
         return cohort(self.sites, self.training.cohort, seed=self.config.seed, server_round=server_round)
 
     def _usable(
-        self, server_round: int, replies: Iterable[Message], parameters: int
-    ) -> Iterator[wire.Contribution]:
-        """Yield the contributions in site order; a reply that cannot be used is logged and left out."""
+        self, server_round: int, replies: Iterable[Message], missing: dict[str, str]
+    ) -> Iterator[tuple[str, wire.Contribution]]:
+        """Yield the contributions in site order; why another cannot be used is put into `missing`."""
         arrivals = ((self._site_of[reply.metadata.src_node_id], reply) for reply in replies)
         for site, reply in in_order(arrivals, self._cohort(server_round)):
             try:
                 if reply.has_error():
                     raise WireError(reply.error.reason or "no reason given")
-                yield wire.read_contribution(reply, parameters)
+                yield site, wire.read_contribution(reply, self.state.phi.numel())
             except WireError as error:
-                logger.warning("round %d: %s is left out: %s", server_round, site, error)
+                missing[site] = str(error)

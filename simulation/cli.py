@@ -27,6 +27,9 @@ from common.errors import ConfigError, ZamenisError
 DEMO = Path(__file__).with_name("demo.toml")
 """The demonstration's configuration."""
 
+INTERRUPTED = 130
+"""Exit code of Ctrl-C, into which Typer turns a KeyboardInterrupt."""
+
 app = typer.Typer(
     help="Meta-learn across hospitals on this machine. Without a command: the demonstration.",
     no_args_is_help=False,
@@ -53,9 +56,10 @@ def main() -> None:
         errors.print("[bold red]Error[/]", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("\nInterrupted. What is finished is kept; --resume the run's folder to go on.")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            errors.print("Interrupted. What is finished is kept; --resume the run's folder to go on.")
+        raise
 
 
 @app.callback(invoke_without_command=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ def run(program: Callable[[Grid], T], nodes: Sequence[NodeConfig], engine: Engin
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
+        while len(list(grid.get_node_ids())) < len(nodes):
+            time.sleep(0.01)  # Flower starts this thread before it registers its nodes
         outcome.append(program(grid))
 
     start = _on_ray if engine.name == "ray" else _in_process

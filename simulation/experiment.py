@@ -108,7 +108,7 @@ class _Floor:
                 training.algorithm,
                 self._nodes_of(training, plan.hospitals),
                 self.initial,
-                self.out / "training" / training.algorithm / ("without " + " and ".join(training.excluded)),
+                self.out / "training" / training.algorithm / _place(training),
                 lambda _: step(),
             )
             for training in trainings
@@ -175,6 +175,10 @@ class _Floor:
             answers[unknown[index]] = answer
             step()
         return [answer for answer in answers if answer is not None]
+
+
+def _place(training: Training) -> str:
+    return f"without {' and '.join(training.excluded)}" if training.excluded else "everyone"
 
 
 def _per_draw(values: Scores, draws: int) -> Scores:
