@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +38,7 @@ from common.initialise import learner_for
 from common.inner_loop import minibatches
 from server import evaluation, outer_loop
 from server.app import common_input_shape, initial_weights, meta_train
+from server.exchange import exchange
 from server.strategy import MetaStrategy
 from simulation.engines import run
 from simulation.grid import InProcessGrid, NodeConfig
@@ -101,6 +105,34 @@ class Bare:
         return time.perf_counter() - started
 
 
+class BarePair:
+    """The bare loop in two forked processes, half of the hospitals each: what two cores can give here."""
+
+    def __init__(self, bare: Bare) -> None:
+        fork = multiprocessing.get_context("fork")
+        self.pipes = []
+        for half in (0, 1):
+            ours, theirs = fork.Pipe()
+            fork.Process(target=self._work, args=(bare, half, theirs), daemon=True).start()
+            self.pipes.append(ours)
+
+    @staticmethod
+    def _work(bare: Bare, half: int, pipe: Connection) -> None:
+        torch.set_num_threads(1)
+        bare.hospitals = bare.hospitals[half::2]
+        while pipe.recv():
+            pipe.send(bare.round())
+
+    def round(self) -> float:
+        """Return the seconds until both are done."""
+        started = time.perf_counter()
+        for pipe in self.pipes:
+            pipe.send(True)
+        for pipe in self.pipes:
+            pipe.recv()
+        return time.perf_counter() - started
+
+
 class Federated:
     """One strategy on one grid, run round by round."""
 
@@ -113,12 +145,8 @@ class Federated:
 
     def round(self) -> float:
         """Return the seconds of one round."""
-        from server.exchange import exchange
-
         started = time.perf_counter()
         turn = self.strategy.state.server_round + 1
-        from flwr.app import ArrayRecord, ConfigRecord
-
         messages = self.strategy.configure_train(turn, ArrayRecord(), ConfigRecord(), self.grid)
         self.strategy.aggregate_train(turn, exchange(self.grid, messages, timeout=600))
         return time.perf_counter() - started
@@ -131,7 +159,8 @@ def in_process(config: Config, nodes: list[NodeConfig], rounds: int) -> dict[str
         two = Federated(config, stack.enter_context(InProcessGrid(client_app, nodes, workers=2)))
         one = Federated(config, stack.enter_context(InProcessGrid(client_app, nodes, workers=1)))
         bare = Bare(config, nodes)
-        turns: list[Callable[[], float]] = [bare.round, one.round, two.round]
+        pair = BarePair(bare)
+        turns: list[Callable[[], float]] = [bare.round, one.round, two.round, pair.round]
         for turn in turns:
             turn()
         seen = [[turn() for turn in turns] for _ in range(rounds)]
@@ -139,6 +168,9 @@ def in_process(config: Config, nodes: list[NodeConfig], rounds: int) -> dict[str
         "bare": statistics.median(row[0] for row in seen),
         "one": statistics.median(row[1] for row in seen),
         "two": statistics.median(row[2] for row in seen),
+        "pair": statistics.median(row[3] for row in seen),
+        "two/pair": statistics.median(row[2] / row[3] for row in seen),
+        "bare speedup": statistics.median(row[0] / row[3] for row in seen),
         "one/bare": statistics.median(row[1] / row[0] for row in seen),
         "speedup": statistics.median(row[1] / row[2] for row in seen),
         "overhead": statistics.median(row[1] - row[0] for row in seen),
@@ -165,75 +197,85 @@ def end_to_end(config: Config, nodes: list[NodeConfig], engine: str, folder: Pat
     def program(grid: Grid) -> None:
         sites = evaluation.describe(grid, config)
         phi = weights.pack(initial_weights(config, common_input_shape(sites.values())))
-        ids = {name: node for name, (node, _) in sites.items()}
-        meta_train(
-            grid, config, "reptile", ids, phi, folder / engine, lambda _: finished.append(time.perf_counter())
-        )
+        done = folder / engine
+        meta_train(grid, config, "reptile", sites, phi, done, lambda _: finished.append(time.perf_counter()))
 
     run(program, nodes, config.engine.model_copy(update={"name": engine, "workers": 2}))
     return finished[0] - started, time.perf_counter() - started
 
 
+def measure(
+    model: str, config: Config, nodes: list[NodeConfig], folder: Path, quick: bool
+) -> dict[str, float]:
+    """Return one model's figures."""
+    seen = in_process(config, nodes, rounds=3 if quick else 15)
+    first, whole = end_to_end(config, nodes, "inprocess", folder)
+    found = {f"{name}_ms": 1000 * seen[name] / SITES for name in ("bare", "one", "pair", "two", "overhead")}
+    found |= {
+        "one_over_bare": seen["one/bare"],
+        "speedup_2": seen["speedup"],
+        "bare_speedup_2": seen["bare speedup"],
+        "two_over_pair": seen["two/pair"],
+        "first_round_s": first,
+        "job_s": whole,
+    }
+    if not quick:
+        found["ray_ms"] = 1000 * on_ray(config, nodes, 3) / SITES
+        _, found["job_ray_s"] = end_to_end(config, nodes, "ray", folder)
+        found["job_ratio"] = found["job_ray_s"] / whole
+    key = model.replace("-", "_")
+    return {f"{key}_{name}": round(value, 3) for name, value in found.items()}
+
+
+def shown(title: str, columns: dict[str, str], figures: dict[str, float]) -> Table:
+    """Return a table with a row per model; `columns` maps a heading to a figure's name."""
+    table = Table(title=title)
+    table.add_column("model")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for model in MODELS:
+        cells = (figures.get(f"{model.replace('-', '_')}_{name}") for name in columns.values())
+        table.add_row(model, *("not run" if cell is None else f"{cell:.2f}" for cell in cells))
+    return table
+
+
+UPDATES = {
+    "bare loop": "bare_ms",
+    "1 worker": "one_ms",
+    "bare, 2 processes": "pair_ms",
+    "2 workers": "two_ms",
+    "Ray, 2 actors": "ray_ms",
+    "1 worker / bare": "one_over_bare",
+    "2 workers: x faster": "speedup_2",
+    "2 bare: x faster": "bare_speedup_2",
+}
+JOBS = {
+    "first round": "first_round_s",
+    "in process": "job_s",
+    "Ray": "job_ray_s",
+    "Ray / in process": "job_ratio",
+}
+
+
 def main() -> None:
-    """Print the table and, last, one JSON object."""
+    """Print the tables and, last, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no Ray: under 40 s on two cores")
     quick = parser.parse_args().quick
-    table = Table(title="Milliseconds per client update (10 SGD steps of batch 10)")
-    for column in (
-        "model",
-        "bare loop",
-        "1 worker",
-        "2 workers",
-        "Ray, 2 actors",
-        "1 worker / bare",
-        "2 workers: x faster",
-    ):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    jobs = Table(title="A job of 5 rounds over 20 hospitals, 2 workers (seconds)")
-    for column in ("model", "first round", "in process", "Ray", "Ray / in process"):
-        jobs.add_column(column, justify="left" if column == "model" else "right")
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tables = write_tables(folder / "tables")
-        phantoms = configuration.load(
-            None, [f"phantoms.sites={SITES}", "phantoms.patients=30", "phantoms.matrix=64"]
-        )
-        images = write_hospitals(folder / "images", phantoms.phantoms, seed=0, classes=phantoms.task.classes)
+        small = [f"phantoms.sites={SITES}", "phantoms.patients=30", "phantoms.matrix=64"]
+        ground = configuration.load(None, small)
+        images = write_hospitals(folder / "images", ground.phantoms, seed=0, classes=ground.task.classes)
         for model, settings in MODELS.items():
             config = configuration.load(None, [*STEPS, *settings, "training.rounds=5"])
             nodes = nodes_of(tables if model == "mlp" else images)
-            seen = in_process(config, nodes, rounds=3 if quick else 15)
-            per_update = {name: 1000 * seen[name] / SITES for name in ("bare", "one", "two", "overhead")}
-            key = model.replace("-", "_")
-            figures |= {f"{key}_{name}_ms": round(value, 3) for name, value in per_update.items()}
-            figures |= {
-                f"{key}_one_over_bare": round(seen["one/bare"], 3),
-                f"{key}_speedup_2": round(seen["speedup"], 3),
-            }
-            ray = "not run"
-            if not quick:
-                figures[f"{key}_ray_ms"] = round(1000 * on_ray(config, nodes, 3) / SITES, 3)
-                ray = f"{figures[f'{key}_ray_ms']:.1f}"
-            table.add_row(
-                model,
-                *(f"{per_update[name]:.1f}" for name in ("bare", "one", "two")),
-                ray,
-                f"{seen['one/bare']:.2f}",
-                f"{seen['speedup']:.2f}",
-            )
-            first, whole = end_to_end(config, nodes, "inprocess", folder / model)
-            figures |= {f"{key}_first_round_s": round(first, 3), f"{key}_job_s": round(whole, 3)}
-            against = ("not run", "")
-            if not quick:
-                _, slow = end_to_end(config, nodes, "ray", folder / model)
-                figures |= {f"{key}_job_ray_s": round(slow, 3), f"{key}_job_ratio": round(slow / whole, 2)}
-                against = (f"{slow:.1f}", f"{slow / whole:.1f}")
-            jobs.add_row(model, f"{first:.2f}", f"{whole:.2f}", *against)
-    console = Console(width=120)
-    console.print(table)
-    console.print(jobs)
+            figures |= measure(model, config, nodes, folder / model, quick)
+    console = Console(width=130)
+    console.print(shown("Milliseconds per client update (10 SGD steps of batch 10)", UPDATES, figures))
+    console.print(shown("A job of 5 rounds over 20 hospitals, 2 workers (seconds)", JOBS, figures))
     print(json.dumps(figures))
 
 

@@ -18,7 +18,6 @@ import argparse
 import csv
 import json
 import math
-import os
 import statistics
 import tempfile
 from collections.abc import Mapping
@@ -122,7 +121,7 @@ class Trial:
         cases = sum(len(hospital.adaptation) for hospital in self.hospitals)
         steps = EPOCHS * math.ceil(cases / BATCH)
         settings = ["inner-optimizer=adam", f"inner-lr={ADAM_LR}", f"inner-steps={steps}", "rounds=1"]
-        return self._meta_train("pooled", settings, {"all": os.pathsep.join(map(str, folders))})
+        return self._meta_train("pooled", settings, {"all": "\n".join(map(str, folders))})
 
     def federated(self, algorithm: str, lr: float) -> Weights:
         """Return phi after 15 rounds of 100 SGD steps at each of the four centres."""
@@ -163,9 +162,8 @@ class Trial:
         ]
         with tempfile.TemporaryDirectory() as scratch, InProcessGrid(client_app, nodes, workers=1) as grid:
             described = evaluation.describe(grid, config)
-            ids = {site: node for site, (node, _) in described.items()}
             initial = weights.pack(self.initial)
-            phi = meta_train(grid, config, algorithm, ids, initial, Path(scratch)).phi
+            phi = meta_train(grid, config, algorithm, described, initial, Path(scratch)).phi
         return weights.unpack(phi, self.initial)
 
     def _adapted(self, phi: Weights, hospital: Hospital, recipe: InnerLoop) -> float:

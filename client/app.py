@@ -15,9 +15,11 @@ from client.episodes import check_episodes, episodes
 from client.site import Node, hospital_of, learner_of, prepare
 from common import seeds, weights, wire
 from common.algorithms import ALGORITHMS
+from common.cases import Cases
 from common.config import from_json
 from common.errors import ZamenisError
 from common.learner import Learner
+from common.sections import Training
 from common.wire import Instruction
 
 app = ClientApp()
@@ -44,11 +46,12 @@ def _in_our_own_words(handler: Handler) -> Handler:
 
 
 def _without_paths(words: str, context: Context) -> str:
-    """Return our words with this hospital's folders replaced by its name: no path leaves a hospital."""
+    """Return our words with this hospital's name for its folders: no path leaves a hospital."""
     node = Node.of(context.node_config)
     for folder in node.folders:
-        words = words.replace(str(folder), node.site if len(node.folders) == 1 else folder.name)
-    return words
+        for path in (folder.resolve(), folder):
+            words = words.replace(str(path), node.site if len(node.folders) == 1 else folder.name)
+    return words if node.site in words else f"{node.site}: {words}"
 
 
 def _open(message: Message, context: Context) -> tuple[Instruction, Hospital, Learner]:
@@ -60,6 +63,10 @@ def _open(message: Message, context: Context) -> tuple[Instruction, Hospital, Le
     return instruction, hospital, learner
 
 
+def _learned_from(hospital: Hospital, training: Training) -> Cases:
+    return hospital.everyone if training.patients == "all" else hospital.adaptation
+
+
 @app.query("describe")
 @_in_our_own_words
 def describe(message: Message, context: Context) -> Message:
@@ -68,10 +75,12 @@ def describe(message: Message, context: Context) -> Message:
     hospital = hospital_of(Node.of(context.node_config), instruction.config)
     config = from_json(instruction.config)
     for algorithm in config.experiment.algorithms:
-        check_episodes(hospital.adaptation, config.task.classes, config.training_of(algorithm))
+        training = config.training_of(algorithm)
+        check_episodes(_learned_from(hospital, training), config.task.classes, training)
     shape = tuple(hospital.adaptation.inputs.shape[1:])
-    census = hospital.census.as_dict()
-    return wire.reply_description(message, wire.Description(str(context.node_config["site"]), shape, census))
+    site = str(context.node_config["site"])
+    told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict())
+    return wire.reply_description(message, told)
 
 
 @app.train()
@@ -85,7 +94,7 @@ def train(message: Message, context: Context) -> Message:
     assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
     phi = learner.unpack(wire.read_phi(message, learner.size()))
     generator = seeds.generator(config.seed, "train", hospital.name, instruction.server_round)
-    cases = hospital.everyone if training.patients == "all" else hospital.adaptation
+    cases = _learned_from(hospital, training)
     tasks = episodes(cases, config.task.classes, training, generator)
     update = algorithm.local_update(learner, phi, tasks, training, generator)
     return wire.reply_contribution(

@@ -5,6 +5,7 @@ A hospital is a folder of DICOM files with labels.csv, or table.csv with schema.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -60,6 +61,16 @@ class Hospital:
     def everyone(self) -> Cases:
         """Both sides together, for a meta-training that never tests at this hospital."""
         return concatenate([self.adaptation, self.test])
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of every case and of the split: another one means that results may differ."""
+        total = hashlib.sha256()
+        for side in (self.adaptation, self.test):
+            for part in (side.inputs, side.labels, side.patients):
+                total.update(part.contiguous().numpy().tobytes())
+            total.update(str(len(side)).encode())
+        return total.hexdigest()
 
 
 def open_hospital(
@@ -179,10 +190,11 @@ def _hospital(
     """Cut `cases`, which come adaptation first, in two, and count them."""
     counts = torch.bincount(cases.labels, minlength=len(task.classes)).tolist()
     per_class = dict(zip(task.classes, counts, strict=True))
-    present = [label for label, count in per_class.items() if count]
-    if len(present) == 1:
-        warnings = (f"all cases are of class {present[0]}; nothing to tell apart", *warnings)
     cut = int(adaptation.sum())
+    for side, labels in (("test", cases.labels[cut:]), ("adaptation", cases.labels[:cut])):
+        present = torch.unique(labels).tolist()
+        if len(present) == 1:
+            warnings = (f"all {side} cases are of class {task.classes[present[0]]}", *warnings)
     patients = int(cases.patients.max()) + 1
     return Hospital(
         name,

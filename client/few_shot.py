@@ -60,8 +60,9 @@ def judge(
         drawn = [
             _adapt_once(algorithm, learner, phi, hospital, config, question, d) for d in range(question.draws)
         ]
-        logits = [adapted.predict(test.inputs) for adapted in drawn]
-        shares = [adapted.share for adapted in drawn]
+        told = [(adapted.predict(test.inputs), adapted.share) for adapted in drawn]
+        told = [(found, share) if found.isfinite().all() else (zero_shot, 0.0) for found, share in told]
+        logits, shares = [found for found, _ in told], [share for _, share in told]
     cases = _bootstrap_cases(test, question.replicates, config.seed, hospital.name)
     plain, replicates = _score(learner, logits, test, cases, config.seed, hospital.name)
     headline = config.experiment.metric

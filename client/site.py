@@ -5,7 +5,7 @@ Everything comes from the node's own configuration, never from the coordinator:
 | key | meaning |
 |---|---|
 | `site` | the hospital's name in the federation |
-| `hospital` | its folder, or several joined by the operating system's path separator |
+| `hospital` | its folder, or several, one a line |
 | `device` | `auto`, `cpu` or `cuda` |
 | `threads` | CPU threads for computing; 0: all cores |
 """
@@ -38,7 +38,7 @@ class Node:
     @classmethod
     def of(cls, node_config: Mapping[str, object]) -> Node:
         """Return the node that Flower's node configuration describes."""
-        folders = tuple(Path(folder) for folder in str(node_config["hospital"]).split(os.pathsep))
+        folders = tuple(Path(folder) for folder in str(node_config["hospital"]).splitlines())
         return cls(
             site=str(node_config["site"]),
             folders=folders,

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from common.errors import ConfigError
 from common.models import Network
 from common.tasks import TaskKind
 from common.weights import Weights, unpack
 
 PREDICTION_BATCH = 256
-"""Cases per forward pass when predicting; bounds memory, never changes a result."""
+"""Cases per forward pass when predicting; bounds memory (and, under norm = batch, is the batch)."""
 
 
 class Learner:
@@ -71,6 +72,7 @@ class Learner:
 
 def device_of(choice: str) -> torch.device:
     """Return the device of a configuration's choice: `auto` is CUDA where there is one."""
-    if choice == "auto":
-        choice = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(choice)
+    there = torch.cuda.is_available()
+    if choice == "cuda" and not there:
+        raise ConfigError("engine.device is cuda, and PyTorch finds no CUDA here; use auto or cpu.")
+    return torch.device("cuda" if there and choice != "cpu" else "cpu")

@@ -81,7 +81,7 @@ class Outer(Section):
     optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
     meta_lr: Rate = 1.0
     meta_lr_final: NotNegative = 1.0
-    """Reached linearly in the last round; below meta-lr this is Reptile's annealing."""
+    """Approached linearly, round by round; below meta-lr this is Reptile's annealing."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: Rate = 1e-3
@@ -111,6 +111,7 @@ class Training(Section):
     weighting: Literal["uniform", "examples"] = "uniform"
     """How a round's deltas are averaged."""
     outer: Outer = Outer()
+    """Reptile's; the others adopt the mean unless [algorithms.NAME.outer] says otherwise."""
     min_cohort: Annotated[int, Field(ge=0)] = 0
     """Replies a round needs: with fewer, phi stays as it was. 0: all; a site that is missing ends the run."""
     round_timeout: Rate = 600.0

@@ -21,12 +21,6 @@ def subtract(left: Weights, right: Weights) -> Weights:
     return {name: left[name] - right[name] for name in left}
 
 
-def interpolate(phi: Weights, phi_tilde: Weights, *, meta_lr: float) -> Weights:
-    """Return phi + meta_lr * (phi_tilde - phi), Reptile's outer step (arXiv 1803.02999, section 2)."""
-    _same_names(phi, phi_tilde)
-    return {name: phi[name].lerp(phi_tilde[name], meta_lr) for name in phi}
-
-
 def mean(many: Sequence[Weights]) -> Weights:
     """Return the mean of at least one set of weights."""
     if not many:
@@ -36,11 +30,6 @@ def mean(many: Sequence[Weights]) -> Weights:
     for other in many[1:]:
         _same_names(many[0], other)
     return {name: torch.stack([weights[name] for weights in many]).mean(0) for name in many[0]}
-
-
-def norm(weights: Weights) -> float:
-    """Return the L2 norm over all tensors together."""
-    return float(torch.linalg.vector_norm(pack(weights).double()))
 
 
 def pack(weights: Weights) -> Float[Tensor, "parameter"]:

@@ -2,7 +2,7 @@
 
 | message | down | up |
 |---|---|---|
-| `query.describe` | configuration | site, input shape, census (counts) |
+| `query.describe` | configuration | site, input shape, digest, census (counts) |
 | `train` | phi, configuration, algorithm, server_round | delta, episodes, cases, loss sum |
 | `evaluate` | phi, configuration, algorithm, shot, recipe | metrics per draw and bootstrap replicate |
 
@@ -64,6 +64,8 @@ class Description:
 
     site: str
     input_shape: tuple[int, ...]
+    digest: str
+    """Changes whenever the site's cases or their split do."""
     census: Mapping[str, Any]
 
 
@@ -141,7 +143,7 @@ def reply_description(message: Message, description: Description) -> Message:
 def read_description(reply: Message) -> Description:
     """Return what a site says of itself."""
     fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
-    return Description(fields["site"], tuple(fields["input_shape"]), fields["census"])
+    return Description(fields["site"], tuple(fields["input_shape"]), fields["digest"], fields["census"])
 
 
 def reply_contribution(message: Message, contribution: Contribution) -> Message:

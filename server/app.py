@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from common import config as configuration
 from common import weights
 from common.algorithms import ALGORITHMS
 from common.config import Config
-from common.errors import DataError
+from common.errors import ConfigError, DataError
 from common.files import atomic, write_text
 from common.initialise import learner_for
 from common.weights import Weights
+from common.wire import Description
 from server import checkpoint, evaluation, outer_loop
 from server.checkpoint import Checkpoint
 from server.strategy import MetaStrategy
@@ -49,9 +51,10 @@ def main(grid: Grid, context: Context) -> None:
     config = configuration.load(directory / "config.toml")
     sites = evaluation.describe(grid, config)
     like = initial_weights(config, common_input_shape(sites.values()))
-    algorithm = next(name for name in config.experiment.algorithms if ALGORITHMS[name].local_update)
-    nodes = {site: node for site, (node, _) in sites.items()}
-    trained = meta_train(grid, config, algorithm, nodes, weights.pack(like), directory / "training")
+    trainable = [name for name in config.experiment.algorithms if ALGORITHMS[name].local_update]
+    if not trainable:
+        raise ConfigError("experiment.algorithms names nothing that is meta-trained; name reptile, say.")
+    trained = meta_train(grid, config, trainable[0], sites, weights.pack(like), directory / "training")
     save_weights(directory / "phi.safetensors", weights.unpack(trained.phi, like), config)
     write_text(directory / "history.json", json.dumps(list(trained.history), indent=1))
 
@@ -60,14 +63,15 @@ def meta_train(
     grid: Grid,
     config: Config,
     algorithm: str,
-    nodes: Mapping[str, int],
+    sites: Mapping[str, tuple[int, Description]],
     initial: outer_loop.Vector,
     directory: Path,
     on_round: Callable[[Checkpoint], None] = lambda _: None,
 ) -> MetaTrained:
-    """Run one meta-training over `nodes`, from its last checkpoint in `directory` where there is one."""
+    """Run one meta-training over `sites`, from its last checkpoint in `directory` where there is one."""
     path = directory / CHECKPOINT
-    run = identity(config, algorithm, nodes)
+    run = identity(config, algorithm, {site: told.digest for site, (_, told) in sites.items()})
+    nodes = {site: node for site, (node, _) in sites.items()}
     begun = Checkpoint(outer_loop.init(initial), [])
     if path.exists():
         begun = checkpoint.load(path, identity=run)
@@ -81,16 +85,19 @@ def meta_train(
     return MetaTrained(strategy.state.phi, strategy.history)
 
 
-def identity(config: Config, algorithm: str, sites: Mapping[str, int]) -> str:
-    """Return a digest of all that decides a meta-training; where it runs and how it is judged do not."""
+def identity(config: Config, algorithm: str, digests: Mapping[str, str]) -> str:
+    """Return a digest of all that decides a meta-training; where it runs and how it is judged do not.
+
+    `digests` are the sites' own, by name: a site whose data have changed makes it another training.
+    """
     decisive = {
         "seed": config.seed,
-        "data": config.data.model_dump(mode="json"),
+        "version": version("zamenis"),
         "task": config.task.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
         "training": config.training_of(algorithm).model_dump(mode="json"),
         "algorithm": algorithm,
-        "sites": sorted(sites),
+        "sites": dict(digests),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 

@@ -56,6 +56,11 @@ def main() -> None:
         errors.print("[bold red]Error[/]", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except OSError as error:
+        errors.print(
+            f"[bold red]Error[/] {error.filename or 'this machine'}: {error.strerror}.", soft_wrap=True
+        )
+        sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             errors.print("Interrupted. What is finished is kept; --resume the run's folder to go on.")
@@ -77,7 +82,7 @@ def run(
         int | None, typer.Option(help="Processes of one thread each; 0: one per core.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides everything random.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
@@ -105,7 +110,7 @@ def run(
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
     sites: Annotated[int, typer.Option(help="How many hospitals.")] = 6,
-    seed: Annotated[int, typer.Option(help="Decides everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
     patients: Annotated[int | None, typer.Option(help="Patients per hospital.")] = None,
 ) -> None:
     """Write synthetic hospitals as DICOM trees with labels."""
@@ -131,7 +136,7 @@ def import_images(
     patient_column: Annotated[
         str | None, typer.Option(help="Column with the patient; without it, one each.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides each hospital's patient split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides each hospital's patient split.")] = 0,
 ) -> None:
     """Turn an image folder and its CSV into one DICOM tree per hospital."""
     from simulation import sites
@@ -172,7 +177,7 @@ def import_table(
     split_column: Annotated[
         str | None, typer.Option(help="Column that says adaptation (train) or test.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides each hospital's patient split.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides each hospital's patient split.")] = 0,
 ) -> None:
     """Turn a CSV with a hospital column into one table per hospital."""
     from simulation import sites
@@ -232,7 +237,7 @@ def _fresh(out: Path | None) -> Path:
             for number in range(1, 10**6)
             if not (folder := Path("results") / f"run-{number:03}").exists()
         )
-    if (out / "config.toml").exists():
+    if (out / "training").exists() or (out / "results.json").exists():
         raise ConfigError(
             f"--out {out} holds a run already; --resume {out} to go on, or name another folder."
         )

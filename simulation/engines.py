@@ -14,12 +14,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client_app
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from common.learner import device_of
 from common.sections import Engine
 from simulation.grid import InProcessGrid, NodeConfig
 
 T = TypeVar("T")
+REGISTRATION = 120.0
+"""Seconds that an engine may take until its nodes are there."""
 
 
 def run(program: Callable[[Grid], T], nodes: Sequence[NodeConfig], engine: Engine) -> T:
@@ -29,13 +31,22 @@ def run(program: Callable[[Grid], T], nodes: Sequence[NodeConfig], engine: Engin
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        while len(list(grid.get_node_ids())) < len(nodes):
-            time.sleep(0.01)  # Flower starts this thread before it registers its nodes
+        _wait_for(grid, len(nodes))
         outcome.append(program(grid))
 
+    device_of(engine.device)
     start = _on_ray if engine.name == "ray" else _in_process
     start(server_app, nodes, workers_of(engine))
     return outcome[0]
+
+
+def _wait_for(grid: Grid, nodes: int) -> None:
+    """Wait until every node is there: Flower's engine starts a ServerApp before it registers its nodes."""
+    deadline = time.monotonic() + REGISTRATION
+    while len(list(grid.get_node_ids())) < nodes:
+        if time.monotonic() > deadline:
+            raise DataError(f"the engine did not start within {REGISTRATION:.0f} s; try --engine inprocess.")
+        time.sleep(0.01)
 
 
 def workers_of(engine: Engine) -> int:

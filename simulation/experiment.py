@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -24,8 +27,8 @@ from server.outer_loop import Vector
 from simulation.journal import Journal
 from simulation.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
 
-POOL = "all hospitals"
-"""How the name of a node that holds several hospitals' data together begins."""
+POOL = "pool/"
+"""How the name of a node that holds several hospitals' data together begins; no folder is called so."""
 
 
 class Progress(Protocol):
@@ -55,8 +58,7 @@ def conduct(grid: Grid, config: Config, out: Path, progress: Progress) -> Outcom
     like = initial_weights(config, common_input_shape(sites.values()))
     hospitals = {name: told for name, (_, told) in sorted(sites.items()) if not name.startswith(POOL)}
     plan = Plan(config, list(hospitals))
-    nodes = {name: node for name, (node, _) in sites.items()}
-    floor = _Floor(grid, config, out, progress, nodes, weights.pack(like))
+    floor = _Floor(grid, config, out, progress, sites, weights.pack(like))
     clock.lap("data_s")
     trained = floor.train(plan)
     clock.lap("training_s")
@@ -64,12 +66,16 @@ def conduct(grid: Grid, config: Config, out: Path, progress: Progress) -> Outcom
     scores = floor.try_out(
         trained, {trial for by in choices.values() for trials in by.values() for trial in trials}
     )
-    recipes = {cell: choose(trials, scores) for cell, trials in choices.items()}
+    recipes = {
+        cell: choose(trials, scores)
+        for cell, trials in choices.items()
+        if any(scores[trial] is not None for by in trials.values() for trial in by)
+    }
     clock.lap("choosing_s")
     verdicts = plan.verdicts(recipes)
     answers = dict(zip(verdicts, floor.judge(trained, verdicts.values()), strict=True))
     clock.lap("evaluation_s")
-    publish(out, config, like, trained.get(plan.published))
+    publish(out, config, like, trained[plan.published] if plan.published else None)
     return Outcome(answers, recipes, trained, hospitals, len(floor.initial), clock.laps())
 
 
@@ -81,7 +87,7 @@ def publish(out: Path, config: Config, like: Weights, trained: MetaTrained | Non
 
 def pool_name(excluded: Iterable[str]) -> str:
     """Return the name of the node that holds every hospital's data but the excluded ones'."""
-    return f"{POOL} without {' and '.join(excluded)}"
+    return f"{POOL}without {' and '.join(excluded)}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class _Floor:
     config: Config
     out: Path
     progress: Progress
-    nodes: Mapping[str, int]
+    sites: Mapping[str, tuple[int, Description]]
     initial: Vector
 
     def train(self, plan: Plan) -> dict[Training, MetaTrained]:
@@ -106,7 +112,7 @@ class _Floor:
                 self.grid,
                 self.config,
                 training.algorithm,
-                self._nodes_of(training, plan.hospitals),
+                self._sites_of(training, plan.hospitals),
                 self.initial,
                 self.out / "training" / training.algorithm / _place(training),
                 lambda _: step(),
@@ -114,11 +120,11 @@ class _Floor:
             for training in trainings
         }
 
-    def _nodes_of(self, training: Training, hospitals: Iterable[str]) -> dict[str, int]:
+    def _sites_of(self, training: Training, hospitals: Iterable[str]) -> dict[str, tuple[int, Description]]:
         if ALGORITHMS[training.algorithm].pooled:
             together = pool_name(training.excluded)
-            return {together: self.nodes[together]}
-        return {site: self.nodes[site] for site in hospitals if site not in training.excluded}
+            return {together: self.sites[together]}
+        return {site: self.sites[site] for site in hospitals if site not in training.excluded}
 
     def try_out(
         self, trained: Mapping[Training, MetaTrained], trials: Iterable[Trial]
@@ -165,12 +171,15 @@ class _Floor:
     def _ask(self, phase: str, questions: list[Question]) -> list[Judgement]:
         """Return the answers in order, asking only what the journal does not know."""
         decisive = self.config.model_copy(update={"engine": Engine()})
-        journal = Journal(self.out / "answers", settings=decisive.to_json())
+        digests = {site: told.digest for site, (_, told) in self.sites.items()}
+        settings = json.dumps([version("zamenis"), decisive.to_json(), digests], sort_keys=True)
+        journal = Journal(self.out / "answers", settings=settings)
+        nodes = {site: node for site, (node, _) in self.sites.items()}
         answers = [journal.recall(question) for question in questions]
         unknown = [place for place, answer in enumerate(answers) if answer is None]
         step = self.progress.phase(phase, len(unknown))
         asked = [questions[place] for place in unknown]
-        for index, answer in evaluation.judge(self.grid, self.config, self.nodes, asked):
+        for index, answer in evaluation.judge(self.grid, self.config, nodes, asked):
             journal.keep(asked[index], answer)
             answers[unknown[index]] = answer
             step()
@@ -178,7 +187,8 @@ class _Floor:
 
 
 def _place(training: Training) -> str:
-    return f"without {' and '.join(training.excluded)}" if training.excluded else "everyone"
+    """Return the folder of a training below its algorithm's; names are quoted, so that none meet."""
+    return "+".join(["without", *(quote(site, safe="") for site in training.excluded)])
 
 
 def _per_draw(values: Scores, draws: int) -> Scores:

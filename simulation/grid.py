@@ -32,6 +32,9 @@ logger = logging.getLogger("zamenis.grid")
 RUN_ID = 1
 SERVER_NODE = 1
 FIRST_NODE = 2
+A_DAY = 24 * 3600.0
+"""Seconds that a message may take unless its sender says otherwise; a first reading of an archive is slow."""
+DIED = "the worker that served this site died"
 LONGEST_WAIT = 1.0
 """Seconds that one look for replies may block."""
 
@@ -63,7 +66,12 @@ class InProcessGrid(Grid):
     """A grid whose nodes are this machine's own; use as a context manager so that workers end."""
 
     def __init__(
-        self, client_app: ClientApp, nodes: Iterable[NodeConfig], *, workers: int, timeout: float = 3600.0
+        self,
+        client_app: ClientApp,
+        nodes: Iterable[NodeConfig],
+        *,
+        workers: int,
+        timeout: float = A_DAY,
     ) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SERVER_NODE
         self._app = client_app
@@ -175,7 +183,10 @@ class InProcessGrid(Grid):
             worker.message = node.queue.popleft()
             worker.started = time.monotonic()
             node.busy, node.worker = True, place
-            worker.pipe.send((worker.message, node.context))
+            try:
+                worker.pipe.send((worker.message, node.context))
+            except OSError:
+                self._replace(place, DIED)
 
     def _collect(self) -> None:
         """Take what workers have finished; replace a worker that died or overran its time."""
@@ -187,7 +198,7 @@ class InProcessGrid(Grid):
             try:
                 reply, node.context = worker.pipe.recv()
             except (EOFError, OSError):
-                self._replace(place, "the worker that served this site died")
+                self._replace(place, DIED)
                 continue
             node.seconds = time.monotonic() - worker.started
             worker.message = None

@@ -72,16 +72,20 @@ class Plan:
                 )
         if len(self.hospitals) < 2:
             raise ConfigError(f"leaving one hospital out needs at least two; there is {known or 'none'}.")
+        way, classes = self.config.training.way, len(self.config.task.classes)
+        if way not in (0, classes):
+            raise ConfigError(
+                f"training.way {way} meta-trains a network for so many classes, but it is judged on the "
+                f"{classes} of task.classes; use 0, or name as many classes."
+            )
         return list(self.config.experiment.held_out or self.hospitals)
 
     @cached_property
-    def headliner(self) -> str:
-        """The first federated algorithm: it is published, and lends its recipes to the pooled bound."""
-        return next(
-            name
-            for name in (*self.config.experiment.algorithms, "reptile")
-            if ALGORITHMS[name].local_update and not ALGORITHMS[name].pooled
-        )
+    def headliner(self) -> str | None:
+        """The first federated algorithm, if any: it is published, and lends the pooled bound its recipes."""
+        named = self.config.experiment.algorithms
+        federated = (name for name in named if ALGORITHMS[name].local_update and not ALGORITHMS[name].pooled)
+        return next(federated, None)
 
     def folds(self, held_out: str) -> list[str]:
         """Return the meta-training hospitals that are held out in turn to choose recipes."""
@@ -99,14 +103,15 @@ class Plan:
             needed[_without(algorithm, held_out)] = None
             for fold in self.folds(held_out) if self._chooses(algorithm) else ():
                 needed[_without(algorithm, held_out, fold)] = None
-        if self.config.experiment.publish:
+        if self.published:
             needed[self.published] = None
         return list(needed)
 
     @property
-    def published(self) -> Training:
-        """The training over every hospital, whose phi a run hands out."""
-        return Training(self.headliner, ())
+    def published(self) -> Training | None:
+        """The training over every hospital, whose phi a run hands out, if it is to."""
+        wanted = self.headliner and self.config.experiment.publish
+        return Training(self.headliner, ()) if self.headliner and wanted else None
 
     def candidates(self, algorithm: str) -> list[Recipe]:
         """Return the recipes to choose among; not adapting is one, except for an untrained network."""
@@ -154,7 +159,7 @@ class Plan:
     def _recipe(self, recipes: Mapping[Cell, Recipe], cell: Cell) -> Recipe:
         """Return the chosen recipe, the headliner's for the pooled bound, else the first of each list."""
         for name in (cell.algorithm, self.headliner):
-            if (same := Cell(name, cell.site, cell.shot)) in recipes:
+            if name and (same := Cell(name, cell.site, cell.shot)) in recipes:
                 return recipes[same]
         return next(recipe for recipe in self.candidates(cell.algorithm) if recipe)
 
@@ -166,9 +171,10 @@ class Plan:
 def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, Scores | None]) -> Recipe:
     """Return the recipe that surely gains most over the first one (not adapting, where that is possible).
 
-    A gain is the mean over folds and support draws of a recipe's score less the first one's on the same
-    draw, less one standard error: what does not clearly help does not move a hospital's model. A fold
-    that could not be tried (too few patients there) has no scores and does not count.
+    A fold's gain is the mean over support draws of a recipe's score less the first one's on the same
+    draw, less one standard error; a recipe is worth its gain at its worst fold. What does not clearly
+    help at every hospital tried does not move a new hospital's model. A fold that could not be tried
+    (too few patients there) has no scores and does not count.
     """
     first = next(iter(trials))
 
@@ -180,8 +186,7 @@ def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, Scor
         ]
         if not gains or recipe == first:
             return 0.0
-        over = np.concatenate(gains)
-        return float(over.mean() - over.std() / np.sqrt(len(over)))
+        return min(float(gain.mean() - gain.std() / np.sqrt(len(gain))) for gain in gains)
 
     return max(trials, key=sure_gain)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from simulation.events import write_events
 from simulation.experiment import Progress, conduct, pool_name
 from simulation.grid import NodeConfig
 from simulation.phantoms import write_hospitals
+from simulation.plan import Plan
 from simulation.report import write_report
 from simulation.results import results
 
@@ -25,10 +26,11 @@ from simulation.results import results
 def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> Mapping[str, Any]:
     """Run `config`'s experiment; leave config.toml, results.json, phi.safetensors and more in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "config.toml", config.to_toml())
+    _log_to(out / "run.log")
     folders = hospital_folders(config, out, progress)
-    nodes = nodes_of(config, folders)
-
+    held_out = Plan(config, [folder.name for folder in folders]).held_out
+    nodes = nodes_of(config, folders, held_out)
+    write_text(out / "config.toml", config.to_toml())
     outcome = run_on(partial(conduct, config=config, out=out, progress=progress), nodes, config.engine)
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
     write_text(out / "results.json", json.dumps(found, indent=1, allow_nan=False))
@@ -59,21 +61,32 @@ def hospital_folders(config: Config, out: Path, progress: Progress) -> list[Path
     return folders
 
 
-def nodes_of(config: Config, folders: list[Path]) -> list[NodeConfig]:
+def _log_to(path: Path) -> None:
+    """Send our log to `path`, readable by its owner alone: a traceback may quote a file's values."""
+    path.touch(mode=0o600)
+    logger = logging.getLogger("zamenis")
+    for handler in logger.handlers:
+        handler.close()
+    logger.handlers = [logging.FileHandler(path, encoding="utf-8")]
+    logger.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logger.propagate = False
+
+
+def nodes_of(config: Config, folders: list[Path], held_out: list[str]) -> list[NodeConfig]:
     """Return one node per hospital, and one for each pool of hospitals that a pooled bound needs."""
     by_name = {folder.name: folder for folder in folders}
     nodes = [_node(config, name, [folder]) for name, folder in by_name.items()]
     if "pooled" in config.experiment.algorithms:
-        for held_out in config.experiment.held_out or by_name:
-            others = [folder for name, folder in by_name.items() if name != held_out]
-            nodes.append(_node(config, pool_name((held_out,)), others))
+        for site in held_out:
+            others = [folder for name, folder in by_name.items() if name != site]
+            nodes.append(_node(config, pool_name((site,)), others))
     return nodes
 
 
 def _node(config: Config, site: str, folders: list[Path]) -> NodeConfig:
     return {
         "site": site,
-        "hospital": os.pathsep.join(str(folder.resolve()) for folder in folders),
+        "hospital": "\n".join(str(folder.resolve()) for folder in folders),
         "device": config.engine.device,
         "threads": 1,
     }

@@ -18,5 +18,5 @@ ADOPT_THE_MEAN = {"optimizer": "sgd", "meta-lr": 1.0, "meta-lr-final": 1.0}
 fedavg = Algorithm(
     paper="arXiv 1602.05629",
     local_update=local_update,
-    identity={"weighting": "examples", "outer": ADOPT_THE_MEAN},
+    identity={"weighting": "examples", "proximal": 0.0, "outer": ADOPT_THE_MEAN},
 )

@@ -10,5 +10,8 @@ from common.algorithms.fedavg import ADOPT_THE_MEAN
 from common.algorithms.reptile import local_update
 
 pooled = Algorithm(
-    paper="baseline", local_update=local_update, identity={"outer": ADOPT_THE_MEAN}, pooled=True
+    paper="baseline",
+    local_update=local_update,
+    identity={"proximal": 0.0, "outer": ADOPT_THE_MEAN},
+    pooled=True,
 )

@@ -40,5 +40,5 @@ def local_update(
 reptile = Algorithm(
     paper="arXiv 1803.02999",
     local_update=local_update,
-    identity={"outer": {"meta-lr": 1.0, "meta-lr-final": 0.0}},
+    identity={"proximal": 0.0, "outer": {"meta-lr-final": 0.0}},
 )

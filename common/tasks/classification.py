@@ -78,11 +78,14 @@ def _auroc(
     score: NDArray[np.float64], positive: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the weighted Mann-Whitney statistic: P(a positive scores above a negative), ties half."""
-    is_positive = positive > 0
-    above = np.sign(score[is_positive, None] - score[None, ~is_positive]) * 0.5 + 0.5
-    heavy, light = weights[:, is_positive], weights[:, ~is_positive]
+    order = np.argsort(score, kind="stable")
+    ties = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    heavy, light = (
+        np.add.reduceat((weights * side)[:, order], ties, axis=1) for side in (positive, 1 - positive)
+    )
+    below = light.cumsum(1) - light / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        known: NDArray[np.float64] = ((heavy @ above) * light).sum(1) / (heavy.sum(1) * light.sum(1))
+        known: NDArray[np.float64] = (heavy * below).sum(1) / (heavy.sum(1) * light.sum(1))
     return known
 
 

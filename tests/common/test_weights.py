@@ -17,16 +17,6 @@ def some(seed: int) -> Weights:
     return {"w": torch.randn(3, 2, generator=generator), "b": torch.randn(3, generator=generator)}
 
 
-@given(st.integers(0, 1000), st.integers(0, 1000))
-def test_meta_lr_0_keeps_phi_and_1_adopts_phi_tilde(first: int, second: int) -> None:
-    """The two ends of Reptile's step are exact."""
-    phi, phi_tilde = some(first), some(second)
-    kept = weights.interpolate(phi, phi_tilde, meta_lr=0.0)
-    adopted = weights.interpolate(phi, phi_tilde, meta_lr=1.0)
-    assert all(torch.equal(kept[name], phi[name]) for name in phi)
-    assert all(torch.equal(adopted[name], phi_tilde[name]) for name in phi)
-
-
 @given(st.integers(0, 1000))
 def test_unpack_undoes_pack(seed: int) -> None:
     """A vector cut by names and shapes is the weights again, for any memory layout."""
@@ -35,11 +25,6 @@ def test_unpack_undoes_pack(seed: int) -> None:
     again = weights.unpack(weights.pack(original), original)
     assert list(again) == list(original)
     assert all(torch.equal(again[name], original[name]) for name in original)
-
-
-def test_norm_is_that_of_the_packed_vector() -> None:
-    """A 3-4-5 triangle across two tensors has norm 5."""
-    assert weights.norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])}) == pytest.approx(5.0)
 
 
 def test_mean_of_weights() -> None:

@@ -38,6 +38,17 @@ def test_sgd_step() -> None:
     assert told["delta-norm"] == pytest.approx(1.25**0.5)
 
 
+@given(st.integers(0, 1000))
+def test_meta_lr_1_adopts_the_mean_phi_tilde_and_hardly_any_keeps_phi(seed: int) -> None:
+    """The two ends of Reptile's step, up to one float32 rounding; a mean delta of 0 keeps phi exactly."""
+    phi, phi_tilde = torch.randn(2, 5, generator=torch.Generator().manual_seed(seed))
+    delta = phi_tilde.double() - phi.double()
+    adopted, _ = apply(init(phi), delta, Outer(meta_lr=1.0), rounds=1)
+    torch.testing.assert_close(adopted.phi, phi_tilde)
+    kept, _ = apply(init(phi), torch.zeros_like(delta), Outer(meta_lr=1.0), rounds=1)
+    assert torch.equal(kept.phi, phi)
+
+
 def test_momentum_accumulates() -> None:
     """With momentum 0.5 and delta 1 twice, the steps are 1 and 1.5."""
     outer = Outer(optimizer="momentum", momentum=0.5)

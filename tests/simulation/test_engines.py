@@ -33,9 +33,8 @@ def phi_on(engine: Engine, parent: Path, out: Path) -> torch.Tensor:
 
     def program(grid: Grid) -> torch.Tensor:
         sites = evaluation.describe(grid, config)
-        nodes = {name: node for name, (node, _) in sites.items()}
         initial = weights.pack(initial_weights(config, common_input_shape(sites.values())))
-        return meta_train(grid, config, "reptile", nodes, initial, out / engine.name).phi
+        return meta_train(grid, config, "reptile", sites, initial, out / engine.name).phi
 
     places: list[NodeConfig] = [
         {"site": one.name, "hospital": str(one), "device": "cpu", "threads": 1}

@@ -78,9 +78,8 @@ def phi_after(parent: Path, out: Path, config: Config, workers: int) -> torch.Te
     """Return phi after a meta-training with so many workers."""
     with InProcessGrid(client_app, nodes_of(parent), workers=workers) as grid:
         sites = evaluation.describe(grid, config)
-        nodes = {name: node for name, (node, _) in sites.items()}
         like = initial_weights(config, common_input_shape(sites.values()))
-        return meta_train(grid, config, "reptile", nodes, weights.pack(like), out).phi
+        return meta_train(grid, config, "reptile", sites, weights.pack(like), out).phi
 
 
 def test_results_do_not_depend_on_the_number_of_workers(
@@ -109,10 +108,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
     with InProcessGrid(client_app, nodes_of(parent), workers=2) as grid:
         sites = evaluation.describe(grid, config)
-        nodes = {name: node for name, (node, _) in sites.items()}
         initial = weights.pack(initial_weights(config, common_input_shape(sites.values())))
         with pytest.raises(KeyboardInterrupt):
-            meta_train(grid, config, "reptile", nodes, initial, tmp_path / "broken", interrupt)
+            meta_train(grid, config, "reptile", sites, initial, tmp_path / "broken", interrupt)
     assert torch.equal(straight, phi_after(parent, tmp_path / "broken", config, 2))
 
 

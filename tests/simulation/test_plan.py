@@ -69,7 +69,7 @@ def test_every_training_that_is_needed_runs_once(plan: Plan) -> None:
     """What trials and verdicts ask for, and what is published, is the list of trainings: no more, no less."""
     trials = [trial for _, trial in all_trials(plan)]
     needed = {trial.training for trial in (*trials, *plan.verdicts({}).values()) if trial.training}
-    needed |= {plan.published} if plan.config.experiment.publish else set()
+    needed |= {plan.published} if plan.published else set()
     found = plan.trainings()
     assert len(found) == len(set(found))
     assert set(found) == needed
@@ -92,6 +92,10 @@ def test_every_candidate_is_tried_the_same(plan: Plan) -> None:
 @given(plans())
 def test_the_published_network_is_of_a_federation(plan: Plan) -> None:
     """Never the pooled bound or an untrained network, and it leaves nobody out."""
+    if plan.published is None:
+        federated = {"reptile", "fedavg", "fedprox"}
+        assert not plan.config.experiment.publish or not federated & set(plan.config.experiment.algorithms)
+        return
     algorithm = ALGORITHMS[plan.published.algorithm]
     assert algorithm.local_update
     assert not algorithm.pooled

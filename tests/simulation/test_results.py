@@ -114,7 +114,7 @@ def outcome() -> Outcome:
         answers,
         {Cell("reptile", "a", 5): recipe, Cell("fedavg", "a", 5): None},
         trained,
-        {"a": Description("a", (4,), census)},
+        {"a": Description("a", (4,), "digest", census)},
         3,
         {"total_s": 1.0},
     )

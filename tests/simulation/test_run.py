@@ -244,6 +244,7 @@ def test_a_folder_that_holds_a_run_is_never_overwritten(
     """The message offers --resume, and the run's configuration stays as it is."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.toml").write_text("seed = 7\n")
+    (tmp_path / "out" / "results.json").write_text("{}")
     told = refused(monkeypatch, capsys, arguments(tmp_path / "out", table_hospitals(2)))
     assert "holds a run already; --resume" in told
     assert (tmp_path / "out" / "config.toml").read_text() == "seed = 7\n"
