@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread, uid
 from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import get_expected_length, pixel_array
@@ -72,25 +72,20 @@ class Instance:
     """A DICOM file whose header has passed, open within `open_instance`; pixels are read when asked for."""
 
     def __init__(self, file: BufferedReader) -> None:
-        self._file = file
-        self._header = dcmread(file, stop_before_pixels=True)
-        self._deflated = self._header.file_meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian
-        if self._deflated:
-            file.seek(0)
-            self._header = dcmread(file)
-        follow = self._deflated or bool(file.peek(1))
-        check_header(self._header, pixels_follow=follow)
+        try:
+            self._dataset = dcmread(file)
+        except struct.error:
+            raise refuse(Reason.TRUNCATED) from None
+        check_header(self._dataset, pixels_follow="PixelData" in self._dataset)
         self.SOPInstanceUID, self.StudyInstanceUID, self.AccessionNumber, self.PatientID = (
-            str(self._header.get(keyword) or "").strip()
+            str(self._dataset.get(keyword) or "").strip()
             for keyword in ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID")
         )
 
     def pixels(self, *, size: int, channels: int) -> Float[Tensor, "channel height width"]:
         """Return the image as float32 in [0, 1] on `size` x `size`; of several frames the middle one."""
-        dataset = self._header
+        dataset = self._dataset
         _check_decoder(dataset)
-        if not self._deflated:
-            dataset.update(read_dataset(self._file, *dataset.original_encoding))
         frame = _middle_frame(dataset)
         shown = _colour(frame, dataset) if _is_colour(dataset) else _grey(frame, dataset)
         return fit_square(with_channels(shown, channels), aspect=_pixel_aspect(dataset), size=size)
@@ -156,8 +151,6 @@ def _check_decoder(dataset: Dataset) -> None:
 
 def _middle_frame(dataset: Dataset) -> Stored:
     """Return the middle frame, decoded alone; raises Refused where the pixel data ends early."""
-    if "PixelData" not in dataset:
-        raise refuse(Reason.TRUNCATED)
     frames = int(dataset.get("NumberOfFrames") or 1)
     try:
         return pixel_array(dataset, index=frames // 2, view_only=True)
