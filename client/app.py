@@ -51,7 +51,8 @@ def _without_paths(words: str, context: Context) -> str:
     for folder in node.folders:
         for path in (folder.resolve(), folder):
             words = words.replace(str(path), node.site if len(node.folders) == 1 else folder.name)
-    return words if node.site in words else f"{node.site}: {words}"
+    named = node.site in words or any(folder.name in words for folder in node.folders)
+    return words if named else f"{node.site}: {words}"
 
 
 def _open(message: Message, context: Context) -> tuple[Instruction, Hospital, Learner]:

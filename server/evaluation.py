@@ -52,7 +52,7 @@ def describe(
         description = wire.read_description(reply)
         known[description.site] = (reply.metadata.src_node_id, description)
     if troubles:
-        raise DataError("\n".join(sorted(troubles)))
+        raise DataError("\n".join(sorted(set(troubles))))
     return known
 
 
