@@ -208,7 +208,7 @@ def measure(
     model: str, config: Config, nodes: list[NodeConfig], folder: Path, quick: bool
 ) -> dict[str, float]:
     """Return one model's figures."""
-    seen = in_process(config, nodes, rounds=3 if quick else 15)
+    seen = in_process(config, nodes, rounds=2 if quick else 15)
     first, whole = end_to_end(config, nodes, "inprocess", folder)
     found = {f"{name}_ms": 1000 * seen[name] / SITES for name in ("bare", "one", "pair", "two", "overhead")}
     found |= {
