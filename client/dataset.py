@@ -68,7 +68,7 @@ class Hospital:
         total = hashlib.sha256()
         for side in (self.adaptation, self.test):
             for part in (side.inputs, side.labels, side.patients):
-                total.update(part.contiguous().numpy().tobytes())
+                total.update(part.contiguous().numpy().data)
             total.update(str(len(side)).encode())
         return total.hexdigest()
 
@@ -97,8 +97,8 @@ def join(name: str, parts: Sequence[Hospital]) -> Hospital:
     offsets = np.cumsum([0, *(part.census.patients for part in parts)]).tolist()
     return Hospital(
         name,
-        _joined([part.adaptation for part in parts], offsets),
-        _joined([part.test for part in parts], offsets),
+        concatenate([part.adaptation for part in parts], offsets[:-1]),
+        concatenate([part.test for part in parts], offsets[:-1]),
         Census(
             accepted=sum(part.census.accepted for part in parts),
             refused=_summed([part.census.refused for part in parts]),
@@ -232,15 +232,6 @@ def _nothing_accepted(folder: Path, refused: Mapping[str, int], rows: int, key: 
             f"({counts}). Check that the {key} column holds the images' own {key}."
         )
     return f"{folder}: no file can be used ({counts}). Its state folder's quarantine.csv tells each remedy."
-
-
-def _joined(parts: Sequence[Cases], offsets: Sequence[int]) -> Cases:
-    shifted = [part.patients + offset for part, offset in zip(parts, offsets, strict=False)]
-    return Cases(
-        torch.cat([part.inputs for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat(shifted),
-    )
 
 
 def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +20,7 @@ class Cases:
     this object's hospital.
     """
 
-    inputs: Float[Tensor, case * feature]
+    inputs: Float[Tensor, "case *feature"]
     labels: Int[Tensor, "case"]
     patients: Int[Tensor, "case"]
 
@@ -49,13 +51,16 @@ class Episode:
     query: Cases
 
 
-def concatenate(parts: list[Cases]) -> Cases:
-    """Return all parts as one; patients of different parts stay different."""
-    offsets = [0]
-    for part in parts:
-        offsets.append(offsets[-1] + (int(part.patients.max()) + 1 if len(part) else 0))
+def concatenate(parts: Sequence[Cases], offsets: Sequence[int] | None = None) -> Cases:
+    """Return all parts as one; patients of different parts stay different.
+
+    `offsets`, one a part, are added to the parts' patient numbers where the caller numbers them itself.
+    """
+    if offsets is None:
+        sizes = (int(part.patients.max()) + 1 if len(part) else 0 for part in parts[:-1])
+        offsets = list(accumulate(sizes, initial=0))
     return Cases(
         torch.cat([part.inputs for part in parts]),
         torch.cat([part.labels for part in parts]),
-        torch.cat([part.patients + offset for part, offset in zip(parts, offsets, strict=False)]),
+        torch.cat([part.patients + offset for part, offset in zip(parts, offsets, strict=True)]),
     )

@@ -55,12 +55,14 @@ class Learner:
         """Return what a scope trains: the adapter alone, or all of the network."""
         return self.network.adapter if scope == "adapter" else self.network
 
-    def features(self, inputs: Float[Tensor, case * feature]) -> Float[Tensor, "case _"]:
+    def features(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case _"]:
         """Return the backbone's features of `inputs`, without gradients."""
         with torch.no_grad():
             return torch.cat([self.network.backbone(batch) for batch in self._batches(inputs)])
 
-    def logits(self, weights: Weights, inputs: Float[Tensor, case * feature]) -> Float[Tensor, "case output"]:
+    def logits(
+        self, weights: Weights, inputs: Float[Tensor, "case *feature"]
+    ) -> Float[Tensor, "case output"]:
         """Return the outputs under `weights`, without gradients, on the CPU."""
         self.load(weights)
         with torch.no_grad():

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.tasks import classification
+
 Row = Mapping[str, Any]
 Key = tuple[str, str, int]
 """Algorithm, hospital, K."""
@@ -23,7 +25,7 @@ TITLES = {
     "brier": "Brier score",
     "log-loss": "log loss",
 }
-LOWER_IS_BETTER = frozenset({"ece", "brier", "log-loss", "hurt"})
+LOWER_IS_BETTER = classification.LOWER_IS_BETTER | {"hurt"}
 
 
 @dataclass(frozen=True)
