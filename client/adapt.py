@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -30,9 +31,18 @@ FOLDS = 3
 class Adapted:
     """A model of this hospital's own."""
 
-    predict: Predictor
+    before: Predictor
+    """Phi, unadapted."""
+    after: Predictor
     share: float
     """How much of the adapted logits is in its predictions; 0: it is phi, unadapted."""
+
+    def predict(self, inputs: Tensor, *, before: Tensor | None = None) -> Tensor:
+        """Return the logits of `inputs`; `before` are phi's own, where they are at hand already."""
+        if self.share == 1:
+            return self.after(inputs)
+        unadapted = self.before(inputs) if before is None else before
+        return unadapted if self.share == 0 else _mix(self.share, unadapted, self.after(inputs))
 
 
 def adapt_safely(
@@ -48,35 +58,20 @@ def adapt_safely(
     The share is the one with the smallest cross-validated log loss; a tie goes to the smaller. With one
     patient per class nothing can be held out: then the recipe alone decides.
     """
-    adapted = adapt(learner, phi, support, recipe, generator)
-    share = _best_share(adapt, learner, phi, support, recipe, generator)
 
-    def predict(inputs: Tensor) -> Tensor:
-        if share == 1:
-            return adapted(inputs)
-        unadapted = learner.logits(phi, inputs)
-        return unadapted if share == 0 else _mix(share, unadapted, adapted(inputs))
+    def attempt(cases: Cases) -> Predictor:
+        return adapt(learner, phi, cases, recipe, generator)
 
-    return Adapted(predict, share)
-
-
-def _best_share(
-    adapt: Adapt,
-    learner: Learner,
-    phi: Weights,
-    support: Cases,
-    recipe: InnerLoop,
-    generator: torch.Generator,
-) -> float:
+    before, after = partial(learner.logits, phi), attempt(support)
     losses = torch.zeros(len(SHARES), dtype=torch.float64)
     folds = list(_folds(support, generator))
     for learn, check in folds:
-        predict = adapt(learner, phi, support.at(learn), recipe, generator)
-        held = support.at(check)
-        before, after = learner.logits(phi, held.inputs), predict(held.inputs)
+        predict, held = attempt(support.at(learn)), support.at(check)
+        unadapted, adapted = before(held.inputs), predict(held.inputs)
         for place, share in enumerate(SHARES):
-            losses[place] += len(held) * learner.task.loss(_mix(share, before, after), held.labels).double()
-    return SHARES[int(losses.argmin())] if folds else 1.0
+            loss = learner.task.loss(_mix(share, unadapted, adapted), held.labels)
+            losses[place] += len(held) * loss.double()
+    return Adapted(before, after, SHARES[int(losses.argmin())] if folds else 1.0)
 
 
 def _folds(

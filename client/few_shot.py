@@ -7,6 +7,7 @@ bootstrap resamples the same draws and test patients, so differences between alg
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def judge(
         drawn = [
             _adapt_once(algorithm, learner, phi, hospital, config, question, d) for d in range(question.draws)
         ]
-        told = [(adapted.predict(test.inputs), adapted.share) for adapted in drawn]
+        told = [(one.predict(test.inputs, before=zero_shot), one.share) for one in drawn]
         told = [(found, share) if found.isfinite().all() else (zero_shot, 0.0) for found, share in told]
         logits, shares = [found for found, _ in told], [share for _, share in told]
     cases = _bootstrap_cases(test, question.replicates, config.seed, hospital.name)
@@ -107,7 +108,8 @@ def _adapt_once(
             few_cases(cases, classes=len(config.task.classes), shot=question.shot, generator=generator)
         )
     if algorithm.local_update is None or not config.adaptation.safeguard:
-        return Adapted(algorithm.adapt(learner, phi, support, question.recipe, generator), 1.0)
+        adapted = algorithm.adapt(learner, phi, support, question.recipe, generator)
+        return Adapted(partial(learner.logits, phi), adapted, 1.0)
     return adapt_safely(algorithm.adapt, learner, phi, support, question.recipe, generator)
 
 
