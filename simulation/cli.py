@@ -267,7 +267,7 @@ def _command() -> str:
 
 
 def _tell(results: Any, folder: Path) -> None:
-    from simulation.console import result_table, summary
+    from server.report.console import result_table, summary
 
     console.print(result_table(results))
     names = ("report.html", "results.json", "phi.safetensors", "config.toml")

@@ -12,15 +12,15 @@ from typing import Any
 from common.config import Config
 from common.errors import ConfigError
 from common.files import write_text
+from server.experiment.conduct import Progress, conduct, pool_name
+from server.experiment.plan import Plan
+from server.experiment.results import results
+from server.report.events import write_events
+from server.report.page import write_report
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
-from simulation.events import write_events
-from simulation.experiment import Progress, conduct, pool_name
 from simulation.grid import NodeConfig
 from simulation.phantoms import write_hospitals
-from simulation.plan import Plan
-from simulation.report import write_report
-from simulation.results import results
 
 
 def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> Mapping[str, Any]:

@@ -23,9 +23,9 @@ from common.wire import Description, Judgement
 from server import evaluation
 from server.app import MetaTrained, common_input_shape, initial_weights, meta_train, save_weights
 from server.evaluation import Question
+from server.experiment.journal import Journal
+from server.experiment.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
 from server.outer_loop import Vector
-from simulation.journal import Journal
-from simulation.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
 
 POOL = "pool/"
 """How the name of a node that holds several hospitals' data together begins; no folder is called so."""

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.files import write_text
-from simulation import plots
-from simulation.board import TITLES, Board, Row
+from server.report import plots
+from server.report.board import TITLES, Board, Row
 
 YARDSTICK = "pooled"
 """Trains on all patients in one place: what sharing would gain, not something a federation may choose."""
@@ -95,7 +95,7 @@ def write_report(results: Row, path: Path) -> None:
     The page loads nothing and runs nothing. It appears whole or not at all.
     """
     environment = Environment(
-        loader=PackageLoader("simulation", ""),
+        loader=PackageLoader("server.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from simulation import plots
-from simulation.board import Board
-from simulation.console import result_table, summary
-from simulation.report import headline, write_report
+from server.report import plots
+from server.report.board import Board
+from server.report.console import result_table, summary
+from server.report.page import headline, write_report
 
 ALGORITHMS = ("reptile", "local-only", "fedavg", "fedprox", "pooled")
 METRICS = ("auroc", "accuracy", "balanced-accuracy", "ece", "brier", "log-loss")

@@ -1,6 +1,6 @@
 """One metric of a run, laid out as people read it: per K, hospitals down and algorithms across.
 
-The page (`simulation.report`) and the terminal (`simulation.console`) both draw a `Board`, so they
+The page (`server.report.page`) and the terminal (`server.report.console`) both draw a `Board`, so they
 cannot disagree. Averages over hospitals compare like with like: only hospitals at which every
 algorithm has a number count.
 """

@@ -21,8 +21,8 @@ from common.config import Config
 from common.tasks import TASKS
 from common.wire import Judgement
 from server.app import MetaTrained
-from simulation.experiment import Outcome
-from simulation.plan import Cell, Recipe, Training
+from server.experiment.conduct import Outcome
+from server.experiment.plan import Cell, Recipe, Training
 
 FORMAT = 1
 INTERVAL = (2.5, 97.5)

@@ -12,9 +12,9 @@ from common.config import load
 from common.inner_loop import InnerLoop
 from common.wire import Description, Judgement
 from server.app import MetaTrained
-from simulation.experiment import Outcome
-from simulation.plan import Cell, Training
-from simulation.results import differences, results, rows
+from server.experiment.conduct import Outcome
+from server.experiment.plan import Cell, Training
+from server.experiment.results import differences, results, rows
 
 LOWER = frozenset({"brier"})
 STEPS = np.arange(41) / 40

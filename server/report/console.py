@@ -14,8 +14,8 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from simulation.board import Board, Cell, Group, Row
-from simulation.report import headline, percent
+from server.report.board import Board, Cell, Group, Row
+from server.report.page import headline, percent
 
 SHOWN_HOSPITALS = 12
 """A run with more shows means and worst hospitals alone; the report has them all."""

@@ -11,7 +11,7 @@ from common.algorithms import ALGORITHMS
 from common.config import Config, load
 from common.errors import ConfigError
 from common.inner_loop import InnerLoop
-from simulation.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
+from server.experiment.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
 
 few = settings(deadline=None, max_examples=40)
 """A plan takes milliseconds, and a busy machine longer."""

@@ -1,0 +1,1 @@
+"""What people see of a run: one page, the terminal, TensorBoard."""
