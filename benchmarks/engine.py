@@ -138,7 +138,7 @@ class Federated:
 
     def __init__(self, config: Config, grid: Grid) -> None:
         self.grid = grid
-        sites = evaluation.describe(grid, config)
+        sites = evaluation.describe(grid, config).all_of_them()
         phi = weights.pack(initial_weights(config, common_input_shape(sites.values())))
         nodes = {name: node for name, (node, _) in sites.items()}
         self.strategy = MetaStrategy(config, "reptile", nodes, outer_loop.init(phi))
@@ -148,7 +148,8 @@ class Federated:
         started = time.perf_counter()
         turn = self.strategy.state.server_round + 1
         messages = self.strategy.configure_train(turn, ArrayRecord(), ConfigRecord(), self.grid)
-        self.strategy.aggregate_train(turn, exchange(self.grid, messages, timeout=600))
+        replies = (reply for _, reply in exchange(self.grid, messages, timeout=600))
+        self.strategy.aggregate_train(turn, replies)
         return time.perf_counter() - started
 
 
@@ -195,7 +196,7 @@ def end_to_end(config: Config, nodes: list[NodeConfig], engine: str, folder: Pat
     finished: list[float] = []
 
     def program(grid: Grid) -> None:
-        sites = evaluation.describe(grid, config)
+        sites = evaluation.describe(grid, config).all_of_them()
         phi = weights.pack(initial_weights(config, common_input_shape(sites.values())))
         done = folder / engine
         meta_train(grid, config, "reptile", sites, phi, done, lambda _: finished.append(time.perf_counter()))

@@ -161,7 +161,7 @@ class Trial:
             for site, folders in sites.items()
         ]
         with tempfile.TemporaryDirectory() as scratch, InProcessGrid(client_app, nodes, workers=1) as grid:
-            described = evaluation.describe(grid, config)
+            described = evaluation.describe(grid, config).all_of_them()
             initial = weights.pack(self.initial)
             phi = meta_train(grid, config, algorithm, described, initial, Path(scratch)).phi
         return weights.unpack(phi, self.initial)

@@ -12,12 +12,13 @@ from flwr.clientapp import ClientApp
 from client import few_shot
 from client.dataset import Hospital
 from client.episodes import check_episodes, episodes
+from client.policy import Kind, check, policy_of
 from client.site import Node, hospital_of, learner_of, prepare
 from common import seeds, weights, wire
 from common.algorithms import ALGORITHMS
 from common.cases import Cases
 from common.config import from_json
-from common.errors import ZamenisError
+from common.errors import PolicyError, ProtocolError, ZamenisError
 from common.learner import Learner
 from common.sections import Training
 from common.wire import Instruction
@@ -35,14 +36,34 @@ def _in_our_own_words(handler: Handler) -> Handler:
         try:
             return handler(message, context)
         except ZamenisError as error:
-            return wire.refuse(message, wire.REFUSED, _without_paths(str(error), context))
-        except Exception as error:
-            logger.exception("a message failed")
-            return wire.refuse(
-                message, wire.FAILED, f"{type(error).__name__}; the hospital's log has the rest."
-            )
+            logger.warning("refused a %s message: %s", message.metadata.message_type, error)
+            return wire.refuse(message, _code(error), _words(error, context))
+        except Exception:
+            logger.exception("a %s message failed", message.metadata.message_type)
+            return wire.refuse(message, wire.FAILED, _signed(wire.WORDS[wire.FAILED], context))
 
     return guarded
+
+
+def _code(error: ZamenisError) -> int:
+    if isinstance(error, PolicyError):
+        return wire.FORBIDDEN
+    return wire.UNKNOWN_PROTOCOL if isinstance(error, ProtocolError) else wire.REFUSED
+
+
+def _words(error: ZamenisError, context: Context) -> str:
+    """Return what the coordinator is told: the whole error only where this hospital explains itself."""
+    try:
+        explains = policy_of(Node.of(context.node_config).policy_file).explain
+    except ZamenisError:
+        explains = False
+    if isinstance(error, PolicyError) or explains:
+        return _without_paths(str(error), context)
+    return _signed(wire.WORDS[_code(error)], context)
+
+
+def _signed(words: str, context: Context) -> str:
+    return f"{context.node_config['site']}: {words}"
 
 
 def _without_paths(words: str, context: Context) -> str:
@@ -52,12 +73,14 @@ def _without_paths(words: str, context: Context) -> str:
         for path in (folder.resolve(), folder):
             words = words.replace(str(path), node.site if len(node.folders) == 1 else folder.name)
     named = node.site in words or any(folder.name in words for folder in node.folders)
-    return words if named else f"{node.site}: {words}"
+    return words if named else _signed(words, context)
 
 
-def _open(message: Message, context: Context) -> tuple[Instruction, Hospital, Learner]:
+def _open(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Hospital, Learner]:
     instruction = wire.read_instruction(message)
     node = Node.of(context.node_config)
+    sent = wire.parameters_of(message)
+    check(policy_of(node.policy_file), kind, instruction, from_json(instruction.config), sent)
     prepare(node)
     hospital = hospital_of(node, instruction.config)
     learner = learner_of(node.device, tuple(hospital.adaptation.inputs.shape[1:]), instruction.config)
@@ -72,8 +95,7 @@ def _learned_from(hospital: Hospital, training: Training) -> Cases:
 @_in_our_own_words
 def describe(message: Message, context: Context) -> Message:
     """Say what this site is: its name, the shape of a case, counts; refuse a run it cannot take part in."""
-    instruction = wire.read_instruction(message)
-    hospital = hospital_of(Node.of(context.node_config), instruction.config)
+    instruction, hospital, _ = _open(message, context, "describe")
     config = from_json(instruction.config)
     for algorithm in config.experiment.algorithms:
         training = config.training_of(algorithm)
@@ -88,7 +110,7 @@ def describe(message: Message, context: Context) -> Message:
 @_in_our_own_words
 def train(message: Message, context: Context) -> Message:
     """Run one local update and send its delta."""
-    instruction, hospital, learner = _open(message, context)
+    instruction, hospital, learner = _open(message, context, "train")
     config = from_json(instruction.config)
     training = config.training_of(instruction.algorithm)
     algorithm = ALGORITHMS[instruction.algorithm]
@@ -108,7 +130,7 @@ def train(message: Message, context: Context) -> Message:
 @_in_our_own_words
 def evaluate(message: Message, context: Context) -> Message:
     """Adapt to K of this hospital's patients and test on its others, as often as asked."""
-    instruction, hospital, learner = _open(message, context)
+    instruction, hospital, learner = _open(message, context, "evaluate")
     config = from_json(instruction.config)
     phi = learner.unpack(wire.read_phi(message, learner.size()))
     question = few_shot.Question(

@@ -5,7 +5,9 @@ Everything comes from the node's own configuration, never from the coordinator:
 | key | meaning |
 |---|---|
 | `site` | the hospital's name in the federation |
-| `hospital` | its folder, or several, one a line |
+| `hospital` | its folder, or several, one a line; a run uses those that have its label |
+| `state` | where each folder's secret and cache are, one a line; empty: in the folder's own `.zamenis` |
+| `policy` | file that says what a coordinator may ask for; none: everything |
 | `device` | `auto`, `cpu` or `cuda` |
 | `threads` | CPU threads for computing; 0: all cores |
 """
@@ -14,14 +16,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from client.dataset import Hospital, join, open_hospital
+from client.tables import offers
 from common.config import from_json
+from common.errors import DataError
 from common.initialise import learner_for
 from common.learner import Learner, device_of
 
@@ -32,6 +36,8 @@ class Node:
 
     site: str
     folders: tuple[Path, ...]
+    states: tuple[Path | None, ...]
+    policy_file: Path | None
     device: str
     threads: int
 
@@ -39,9 +45,12 @@ class Node:
     def of(cls, node_config: Mapping[str, object]) -> Node:
         """Return the node that Flower's node configuration describes."""
         folders = tuple(Path(folder) for folder in str(node_config["hospital"]).splitlines())
+        states = [Path(state) if state else None for state in str(node_config.get("state", "")).split("\n")]
         return cls(
             site=str(node_config["site"]),
             folders=folders,
+            states=tuple(states) if len(states) == len(folders) else (None,) * len(folders),
+            policy_file=Path(str(node_config["policy"])) if "policy" in node_config else None,
             device=str(node_config.get("device", "auto")),
             threads=int(str(node_config.get("threads", 0))),
         )
@@ -58,8 +67,14 @@ def prepare(node: Node) -> None:
 def hospital_of(node: Node, config_json: str) -> Hospital:
     """Return the node's hospital, opened once per process: its cases stay memory-mapped."""
     config = from_json(config_json)
-    parts = [open_hospital(folder, config.data, config.task) for folder in node.folders]
-    return parts[0] if len(parts) == 1 else join(node.site, parts)
+    parts = [
+        open_hospital(folder, config.data, config.task, state=state)
+        for folder, state in zip(node.folders, node.states, strict=True)
+        if len(node.folders) == 1 or offers(folder, config.task.label)
+    ]
+    if not parts:
+        raise DataError(f"no registered folder has the label {config.task.label}; register one that has it.")
+    return replace(parts[0], name=node.site) if len(parts) == 1 else join(node.site, parts)
 
 
 @lru_cache(maxsize=8)

@@ -173,6 +173,12 @@ def read_table(folder: Path, task: Task) -> Table:
     return Table(sheet, schema, labels, patients, sides)
 
 
+def offers(folder: Path, label: str) -> bool:
+    """Return whether the hospital in `folder` has a column of that name to learn; raises DataError."""
+    name = "labels.csv" if (folder / "labels.csv").is_file() else "table.csv"
+    return label in read_sheet(folder / name).columns
+
+
 def read_sheet(path: Path) -> Sheet:
     """Return a comma-separated UTF-8 table with a header line, its cells stripped; raises DataError."""
     try:

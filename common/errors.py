@@ -5,6 +5,9 @@ ZamenisError
 ├── DataError         a hospital's folder that cannot be used at all
 │   └── Refused       one file that is left out of a run, with its reason; never stops anything
 ├── WireError         a message that breaks the contract between coordinator and hospital
+│   └── ProtocolError the other side runs another version
+├── PolicyError       a message that asks for more than a hospital allows
+├── LinkError         the coordinator's own SuperLink does not answer
 └── CheckpointError   a checkpoint that does not belong to this run, or is damaged
 
 Every message names what is wrong (file or field), the rule, and what to do. A command that meets a
@@ -38,6 +41,22 @@ class Refused(DataError):  # noqa: N818 - a verdict on one file, not a failure o
 
 class WireError(ZamenisError):
     """A message that breaks the contract between coordinator and hospital."""
+
+
+class ProtocolError(WireError):
+    """The other side speaks another protocol: it runs another version."""
+
+
+class PolicyError(ZamenisError):
+    """A message that asks for more than a hospital allows, by the `key` of its policy.toml."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"this hospital's policy does not allow it ({key} in its policy.toml).")
+
+
+class LinkError(ZamenisError):
+    """The coordinator's own SuperLink does not answer; worth another try once it does."""
 
 
 class CheckpointError(ZamenisError):

@@ -160,12 +160,15 @@ class Experiment(Section):
     )
     held_out: tuple[str, ...] = ()
     """Hospitals held out in turn; empty: every one."""
-    shots: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0, 1, 5, 10)
+    shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 5, 10)
+    """The K to adapt with; empty: nothing is held out and judged, only published."""
     draws: Count = 20
     replicates: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap replicates behind every 95 % interval."""
     metric: Literal["auroc", "accuracy", "balanced-accuracy"] = "auroc"
     """The headline metric, by which recipes are chosen too."""
+    timeout: Rate = 3600.0
+    """Seconds that a hospital has for one question: reading its data, or adapting and judging."""
     publish: bool = True
     """Finish with a meta-training over every hospital, saved as phi.safetensors."""
 

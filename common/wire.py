@@ -24,15 +24,24 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.errors import WireError
+from common.errors import ProtocolError, WireError
 from common.inner_loop import InnerLoop
 
 PROTOCOL = 1
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
 RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
-REFUSED, FAILED = 1001, 1002
-"""Error codes: a rule was broken and the reason says which; something failed that we have no words for."""
+REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST = 1001, 1002, 1003, 1004, 1005
+"""Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
+WORDS = {
+    REFUSED: "its data cannot be used for this run; the hospital's own log says why.",
+    FAILED: "something failed there; the hospital's own log has the rest.",
+    FORBIDDEN: "its policy does not allow it.",
+    UNKNOWN_PROTOCOL: "it runs another version of Zamenis; install the same on both sides.",
+    LOST: "the process that computed there was lost with its message; the next message finds another.",
+}
+LONGEST_WORDS = 400
+"""Characters of a hospital's words that a coordinator reads."""
 
 
 @dataclass(frozen=True)
@@ -110,23 +119,40 @@ def decode_recipe(text: str) -> InnerLoop:
         raise WireError("recipe is not a known set of adaptation settings; update this node.") from error
 
 
-def instruct(node_id: int, kind: str, instruction: Instruction, phi: ArrayRecord | None = None) -> Message:
-    """Return a message of `kind` to `node_id`; `phi` as `vector` encodes it, once for a whole cohort."""
+def instruct(
+    node_id: int,
+    kind: str,
+    instruction: Instruction,
+    phi: ArrayRecord | None = None,
+    *,
+    seconds: float | None = None,
+) -> Message:
+    """Return a message of `kind` to `node_id`; `phi` as `vector` encodes it, once for a whole cohort.
+
+    After `seconds` nobody waits for the reply, and a node that comes back later is not given the message.
+    """
     content = RecordDict({"instruction": ConfigRecord(dict(asdict(instruction)))})
     if phi is not None:
         content["phi"] = phi
-    return Message(content, node_id, kind, group_id=str(instruction.server_round))
+    return Message(content, node_id, kind, ttl=seconds, group_id=str(instruction.server_round))
 
 
 def read_instruction(message: Message) -> Instruction:
     """Return a message's instruction; WireError where the coordinator speaks another protocol."""
     fields = dict(message.content.config_records["instruction"])
     if fields.get("protocol") != PROTOCOL:
-        raise WireError(
+        raise ProtocolError(
             f"the coordinator speaks protocol {fields.get('protocol')!r}, this node {PROTOCOL}; "
             "install the same version of Zamenis on both."
         )
     return Instruction(**cast(dict[str, Any], fields))
+
+
+def parameters_of(message: Message) -> int:
+    """Return how many parameters a message's weights have, before they are read; 0 without weights."""
+    record = message.content.array_records.get("phi")
+    array = record.get("vector") if record is not None else None
+    return len(array.data) // 4 if array is not None else 0
 
 
 def read_phi(message: Message, parameters: int) -> Float[Tensor, "parameter"]:
@@ -142,8 +168,12 @@ def reply_description(message: Message, description: Description) -> Message:
 
 def read_description(reply: Message) -> Description:
     """Return what a site says of itself."""
-    fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
-    return Description(fields["site"], tuple(fields["input_shape"]), fields["digest"], fields["census"])
+    try:
+        fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
+        shape = tuple(int(size) for size in fields["input_shape"])
+        return Description(str(fields["site"]), shape, str(fields["digest"]), dict(fields["census"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError("what a site says of itself is not what was asked for.") from error
 
 
 def reply_contribution(message: Message, contribution: Contribution) -> Message:
@@ -187,21 +217,41 @@ def reply_judgement(message: Message, judgement: Judgement) -> Message:
 
 
 def read_judgement(reply: Message) -> Judgement:
-    """Return what a site measured."""
-    arrays = {name: array.numpy() for name, array in reply.content.array_records["judgement"].items()}
-    facts = reply.content.config_records["facts"]
-    return Judgement(
-        draws={name[6:]: values for name, values in arrays.items() if name.startswith("draws/")},
-        replicates={name[11:]: values for name, values in arrays.items() if name.startswith("replicates/")},
-        hurt=float(cast(float, facts["hurt"])),
-        fell_back=float(cast(float, facts["fell-back"])),
-        left_out=str(facts["left-out"]),
-    )
+    """Return what a site measured; WireError where it is not what was asked for."""
+    try:
+        arrays = {name: _measured(array) for name, array in reply.content.array_records["judgement"].items()}
+        facts = reply.content.config_records["facts"]
+        return Judgement(
+            draws={name[6:]: values for name, values in arrays.items() if name.startswith("draws/")},
+            replicates={
+                name[11:]: values for name, values in arrays.items() if name.startswith("replicates/")
+            },
+            hurt=float(cast(float, facts["hurt"])),
+            fell_back=float(cast(float, facts["fell-back"])),
+            left_out=str(facts["left-out"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WireError("what a site measured is not what was asked for.") from error
+
+
+def _measured(array: Array) -> NDArray[np.float64]:
+    values = array.numpy()
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise ValueError("a metric must be a vector of floating-point numbers")
+    return values
 
 
 def refuse(message: Message, code: int, words: str) -> Message:
     """Return an error reply: a code and our own words."""
     return Message(Error(code=code, reason=words), reply_to=message)
+
+
+def words_of(reply: Message) -> str:
+    """Return why a reply is an error, fit to be shown: printable, and of bounded length."""
+    words = "".join(
+        letter if letter.isprintable() or letter == "\n" else "?" for letter in reply.error.reason or ""
+    )
+    return words[:LONGEST_WORDS] or WORDS.get(reply.error.code, "it gave no reason.")
 
 
 def vector(values: Float[Tensor, "parameter"]) -> ArrayRecord:

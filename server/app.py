@@ -49,7 +49,7 @@ def main(grid: Grid, context: Context) -> None:
     """Meta-train the run in `run-directory` over every connected site; leave phi and its history there."""
     directory = Path(str(context.run_config["run-directory"]))
     config = configuration.load(directory / "config.toml")
-    sites = evaluation.describe(grid, config)
+    sites = evaluation.describe(grid, config).all_of_them()
     like = initial_weights(config, common_input_shape(sites.values()))
     trainable = [name for name in config.experiment.algorithms if ALGORITHMS[name].local_update]
     if not trainable:

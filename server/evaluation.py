@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from common import wire
 from common.config import Config
-from common.errors import DataError
+from common.errors import DataError, WireError
 from common.inner_loop import InnerLoop
 from server.exchange import exchange
 from server.outer_loop import Vector
@@ -33,46 +33,102 @@ class Question:
     purpose: str
 
 
-def describe(
-    grid: Grid, config: Config, on_reply: Callable[[], None] = lambda: None
-) -> dict[str, tuple[int, wire.Description]]:
-    """Return every connected site by name: its node id and what it says of itself.
+@dataclass(frozen=True)
+class Present:
+    """The connected sites: who takes part, by name, with node id and description; and why others do not."""
 
-    Raises DataError with every site's words where any cannot take part.
+    sites: dict[str, tuple[int, wire.Description]]
+    troubles: tuple[str, ...]
+
+    def all_of_them(self) -> dict[str, tuple[int, wire.Description]]:
+        """Return the sites; DataError with every site's words where any cannot take part."""
+        if self.troubles:
+            raise DataError("\n".join(self.troubles))
+        return self.sites
+
+
+def describe(
+    grid: Grid,
+    config: Config,
+    on_reply: Callable[[], None] = lambda: None,
+    *,
+    names: Mapping[int, str] | None = None,
+    timeout: float = NO_HURRY,
+) -> Present:
+    """Ask every connected site what it is.
+
+    `names` are the sites' names by node id where the coordinator knows them: then nobody else is asked,
+    and a site that calls itself otherwise takes no part.
     """
     instruction = wire.Instruction(config=config.to_json())
-    messages = [wire.instruct(node, wire.DESCRIBE, instruction) for node in grid.get_node_ids()]
+    nodes = [node for node in grid.get_node_ids() if names is None or node in names]
+    messages = [wire.instruct(node, wire.DESCRIBE, instruction, seconds=timeout) for node in nodes]
     known: dict[str, tuple[int, wire.Description]] = {}
-    troubles = []
-    for reply in exchange(grid, messages, timeout=NO_HURRY):
+    troubles = {} if names is None else {node: f"{names[node]}: did not answer in time." for node in nodes}
+    for place, reply in exchange(grid, messages, timeout=timeout):
         on_reply()
-        if reply.has_error():
-            troubles.append(reply.error.reason or "a site gave no reason")
+        node = nodes[place]
+        try:
+            description = _described(reply)
+        except WireError as error:
+            troubles[node] = str(error) if names is None else _named(names[node], str(error))
             continue
-        description = wire.read_description(reply)
-        known[description.site] = (reply.metadata.src_node_id, description)
-    if troubles:
-        raise DataError("\n".join(sorted(set(troubles))))
-    return known
+        if names is not None and description.site != names[node]:
+            troubles[node] = f"{names[node]}: calls itself by another name; it has to join again."
+            continue
+        troubles.pop(node, None)
+        known[description.site] = (node, description)
+    return Present(known, tuple(sorted(set(troubles.values()))))
+
+
+def _described(reply: Message) -> wire.Description:
+    if reply.has_error():
+        raise WireError(wire.words_of(reply))
+    return wire.read_description(reply)
+
+
+def _named(site: str, words: str) -> str:
+    return words if words.startswith(f"{site}: ") else f"{site}: {words}"
 
 
 def judge(
-    grid: Grid, config: Config, nodes: Mapping[str, int], questions: Sequence[Question]
+    grid: Grid,
+    config: Config,
+    nodes: Mapping[str, int],
+    questions: Sequence[Question],
+    on_trouble: Callable[[int, str], None] | None = None,
+    *,
+    timeout: float = NO_HURRY,
 ) -> Iterator[tuple[int, wire.Judgement]]:
     """Yield (place in `questions`, answer) as the answers come.
 
-    Raises DataError in a site's own words where it cannot answer.
+    `on_trouble` takes the place of a question that a site cannot answer, and why; without it such a
+    question raises DataError in the site's own words.
     """
     phis = {id(question.phi): question.phi for question in questions}
     encoded = {key: wire.vector(phi) for key, phi in phis.items()}
     messages = [_ask(config, nodes, question, encoded[id(question.phi)]) for question in questions]
-    replies = exchange(grid, messages, timeout=NO_HURRY)
-    places: dict[str, int] = {}
-    for reply in replies:
-        places = places or {message.metadata.message_id: place for place, message in enumerate(messages)}
-        if reply.has_error():
-            raise DataError(reply.error.reason or "a site could not adapt and gave no reason.")
-        yield places[reply.metadata.reply_to_message_id], wire.read_judgement(reply)
+    silent = set(range(len(questions)))
+    for place, reply in exchange(grid, messages, timeout=timeout):
+        silent.discard(place)
+        try:
+            answer = _judged(reply)
+        except WireError as error:
+            if on_trouble is None:
+                raise DataError(_named(questions[place].site, str(error))) from error
+            on_trouble(place, str(error))
+            continue
+        yield place, answer
+    for place in sorted(silent):
+        if on_trouble is None:
+            raise DataError(f"{questions[place].site}: did not answer in time.")
+        on_trouble(place, "it did not answer in time")
+
+
+def _judged(reply: Message) -> wire.Judgement:
+    if reply.has_error():
+        raise WireError(wire.words_of(reply))
+    return wire.read_judgement(reply)
 
 
 def _ask(config: Config, nodes: Mapping[str, int], question: Question, phi: ArrayRecord) -> Message:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -12,21 +12,29 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1
 """Seconds between two looks for replies: a quick reply costs little delay, a slow one few looks."""
 
 
-def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float) -> Iterator[Message]:
-    """Yield the reply to each message as it arrives, until all have come or `timeout` seconds are over.
+def exchange(grid: Grid, messages: Sequence[Message], *, timeout: float) -> Iterator[tuple[int, Message]]:
+    """Yield (place in `messages`, reply) as replies arrive, until all have come or `timeout` is over.
+
+    A reply's source is set to the node that was asked, whatever the reply says of itself.
 
     Flower's own `send_and_receive` returns them together at the end, which holds a whole cohort's
     weights in memory.
     """
     deadline = time.monotonic() + timeout
-    waiting = set(grid.push_messages(messages))
+    places = {sent: place for place, sent in enumerate(grid.push_messages(messages)) if sent}
+    waiting = set(places)
     pause = SHORTEST_PAUSE
     while waiting and time.monotonic() < deadline:
         arrived = False
         for reply in grid.pull_messages(waiting):
-            waiting.discard(reply.metadata.reply_to_message_id)
+            answered = reply.metadata.reply_to_message_id
+            if answered not in waiting:
+                continue
+            waiting.discard(answered)
             arrived = True
-            yield reply
+            place = places[answered]
+            reply.metadata.__dict__["_src_node_id"] = messages[place].metadata.dst_node_id
+            yield place, reply
         if arrived:
             pause = SHORTEST_PAUSE
         else:

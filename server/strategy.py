@@ -50,14 +50,15 @@ class MetaStrategy(Strategy):
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    ) -> list[Message]:
         """Return one instruction for each site of the round's cohort; phi is this strategy's own."""
         instruction = wire.Instruction(
             config=self.config.to_json(), algorithm=self.algorithm, server_round=server_round
         )
         phi = wire.vector(self.state.phi)
+        seconds = self.training.round_timeout
         return [
-            wire.instruct(self.sites[site], wire.TRAIN, instruction, phi)
+            wire.instruct(self.sites[site], wire.TRAIN, instruction, phi, seconds=seconds)
             for site in self._cohort(server_round)
         ]
 
@@ -110,7 +111,7 @@ class MetaStrategy(Strategy):
         for server_round in range(self.state.server_round + 1, self.training.rounds + 1):
             messages = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
             replies = exchange(grid, messages, timeout=self.training.round_timeout)
-            self.aggregate_train(server_round, replies)
+            self.aggregate_train(server_round, (reply for _, reply in replies))
             self.on_round(Checkpoint(self.state, self.history))
         return Result()
 
@@ -125,7 +126,7 @@ class MetaStrategy(Strategy):
         for site, reply in in_order(arrivals, self._cohort(server_round)):
             try:
                 if reply.has_error():
-                    raise WireError(reply.error.reason or "no reason given")
+                    raise WireError(wire.words_of(reply).removeprefix(f"{site}: "))
                 yield site, wire.read_contribution(reply, self.state.phi.numel())
             except WireError as error:
                 missing[site] = str(error)

@@ -4,41 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from common import config as configuration
+from common import terminal
 from common.config import Config
-from common.errors import ConfigError, ZamenisError
+from common.errors import ConfigError
+from common.terminal import ConsoleProgress, console
 
 DEMO = Path(__file__).with_name("demo.toml")
 """The demonstration's configuration."""
 
-INTERRUPTED = 130
-"""Exit code of Ctrl-C, into which Typer turns a KeyboardInterrupt."""
-
-app = typer.Typer(
-    help="Meta-learn across hospitals on this machine. Without a command: the demonstration.",
-    no_args_is_help=False,
-    add_completion=False,
-    pretty_exceptions_enable=False,  # its tracebacks show local variables, which may hold patients' rows
-    rich_markup_mode="rich",
+app = terminal.command_line(
+    "Meta-learn across hospitals on this machine. Without a command: the demonstration."
 )
-console = Console(width=None if sys.stdout.isatty() else 110)
-errors = Console(stderr=True)
 
 
 class EngineName(StrEnum):
@@ -49,22 +32,10 @@ class EngineName(StrEnum):
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's is one message and exit code 2, never a traceback."""
-    try:
-        app()
-    except ZamenisError as error:
-        errors.print("[bold red]Error[/]", end=" ")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:
-        errors.print(
-            f"[bold red]Error[/] {error.filename or 'this machine'}: {error.strerror}.", soft_wrap=True
-        )
-        sys.exit(2)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            errors.print("Interrupted. What is finished is kept; --resume the run's folder to go on.")
-        raise
+    """Run the command line."""
+    terminal.run(
+        app, interrupted="Interrupted. What is finished is kept; --resume the run's folder to go on."
+    )
 
 
 @app.callback(invoke_without_command=True)
@@ -196,37 +167,6 @@ def import_table(
         drop=drop or [],
     )
     _tell_hospitals(written)
-
-
-class ConsoleProgress:
-    """Progress bars for the phases of a run."""
-
-    def __init__(self) -> None:
-        self._bars = Progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        )
-
-    def __enter__(self) -> ConsoleProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def phase(self, name: str, steps: int) -> Callable[[], None]:
-        """Begin a phase of so many steps; call what is returned after each."""
-        task = self._bars.add_task(name.ljust(32), total=steps)
-        return lambda: self._bars.advance(task)
-
-    def counter(self, name: str) -> Callable[[int, int], None]:
-        """Return what takes (done, total) as a phase goes on."""
-        task = self._bars.add_task(name.ljust(32), total=None)
-        return lambda done, total: self._bars.update(task, completed=done, total=total)
 
 
 def _fresh(out: Path | None) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from common.files import write_text
 from server.experiment.conduct import Progress, conduct, pool_name
 from server.experiment.plan import Plan
 from server.experiment.results import results
+from server.logs import log_to
 from server.report.events import write_events
 from server.report.page import write_report
 from simulation.engines import run as run_on
@@ -26,7 +26,7 @@ from simulation.phantoms import write_hospitals
 def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> Mapping[str, Any]:
     """Run `config`'s experiment; leave config.toml, results.json, phi.safetensors and more in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    _log_to(out / "run.log")
+    log_to(out / "run.log")
     folders = hospital_folders(config, out, progress)
     held_out = Plan(config, [folder.name for folder in folders]).held_out
     nodes = nodes_of(config, folders, held_out)
@@ -59,17 +59,6 @@ def hospital_folders(config: Config, out: Path, progress: Progress) -> list[Path
             "(zamenis-simulate import-images, import-table and phantoms write such folders)."
         )
     return folders
-
-
-def _log_to(path: Path) -> None:
-    """Send our log to `path`, readable by its owner alone: a traceback may quote a file's values."""
-    path.touch(mode=0o600)
-    logger = logging.getLogger("zamenis")
-    for handler in logger.handlers:
-        handler.close()
-    logger.handlers = [logging.FileHandler(path, encoding="utf-8")]
-    logger.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logger.propagate = False
 
 
 def nodes_of(config: Config, folders: list[Path], held_out: list[str]) -> list[NodeConfig]:

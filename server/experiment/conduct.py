@@ -23,6 +23,7 @@ from common.wire import Description, Judgement
 from server import evaluation
 from server.app import MetaTrained, common_input_shape, initial_weights, meta_train, save_weights
 from server.evaluation import Question
+from server.experiment.attendance import Roll, attend
 from server.experiment.journal import Journal
 from server.experiment.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
 from server.outer_loop import Vector
@@ -50,15 +51,18 @@ class Outcome:
     timing: Mapping[str, float]
 
 
-def conduct(grid: Grid, config: Config, out: Path, progress: Progress) -> Outcome:
-    """Run the experiment of `config` on `grid`; leave checkpoints, answers and phi.safetensors in `out`."""
+def conduct(grid: Grid, config: Config, out: Path, progress: Progress, roll: Roll | None = None) -> Outcome:
+    """Run the experiment of `config` on `grid`; leave checkpoints, answers and phi.safetensors in `out`.
+
+    Without a `roll` every site must take part; with one, a run goes on without those that cannot.
+    """
     clock = _Clock()
     step = progress.phase("Reading hospitals", len(list(grid.get_node_ids())))
-    sites = evaluation.describe(grid, config, step)
+    sites = attend(grid, config, out, roll, step)
     like = initial_weights(config, common_input_shape(sites.values()))
     hospitals = {name: told for name, (_, told) in sorted(sites.items()) if not name.startswith(POOL)}
     plan = Plan(config, list(hospitals))
-    floor = _Floor(grid, config, out, progress, sites, weights.pack(like))
+    floor = _Floor(grid, config, out, progress, sites, weights.pack(like), roll)
     clock.lap("data_s")
     trained = floor.train(plan)
     clock.lap("training_s")
@@ -100,6 +104,7 @@ class _Floor:
     progress: Progress
     sites: Mapping[str, tuple[int, Description]]
     initial: Vector
+    roll: Roll | None
 
     def train(self, plan: Plan) -> dict[Training, MetaTrained]:
         """Return the end of every meta-training of the plan; finished rounds are never run again."""
@@ -179,10 +184,16 @@ class _Floor:
         unknown = [place for place, answer in enumerate(answers) if answer is None]
         step = self.progress.phase(phase, len(unknown))
         asked = [questions[place] for place in unknown]
-        for index, answer in evaluation.judge(self.grid, self.config, nodes, asked):
+        lost: dict[int, str] = {}
+        on_trouble = lost.__setitem__ if self.roll else None
+        patience = self.roll.patience if self.roll else evaluation.NO_HURRY
+        found = evaluation.judge(self.grid, self.config, nodes, asked, on_trouble, timeout=patience)
+        for index, answer in found:
             journal.keep(asked[index], answer)
             answers[unknown[index]] = answer
             step()
+        for index, words in lost.items():
+            answers[unknown[index]] = Judgement({}, {}, 0.0, 0.0, left_out=words)
         return [answer for answer in answers if answer is not None]
 
 

@@ -63,7 +63,12 @@ class Plan:
 
     @cached_property
     def held_out(self) -> list[str]:
-        """The hospitals held out in turn. Raises ConfigError for one that is not there, or too few."""
+        """The hospitals held out in turn; none where no K is asked for.
+
+        Raises ConfigError for one that is not there, or too few.
+        """
+        if not self.config.experiment.shots:
+            return []
         known = ", ".join(self.hospitals)
         for site in self.config.experiment.held_out:
             if site not in self.hospitals:

@@ -28,6 +28,9 @@ FORMAT = 1
 INTERVAL = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
 
+NOBODY = "nobody"
+"""Whom a training over every hospital holds out."""
+
 Answers = Mapping[Cell, Judgement]
 
 
@@ -87,7 +90,7 @@ def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
     found = []
     for cell, answer in answers.items():
         base = answers[replace(cell, algorithm=reference)]
-        if cell.algorithm == reference:
+        if cell.algorithm == reference or base.left_out:
             continue
         for metric, values in answer.draws.items():
             gain = base.draws[metric].mean() - values.mean()
@@ -137,10 +140,11 @@ def _recipes(recipes: Mapping[Cell, Recipe]) -> list[dict[str, Any]]:
 
 
 def _rounds(trained: Mapping[Training, MetaTrained]) -> list[dict[str, Any]]:
-    """Return the history of each training that a held-out hospital was judged with."""
+    """Return the history of each training that a held-out hospital was judged with, or of the only one."""
+    shown = {training for training in trained if len(training.excluded) == 1} or set(trained)
     return [
-        {"algorithm": training.algorithm, "site": training.excluded[0], **entry}
+        {"algorithm": training.algorithm, "site": " and ".join(training.excluded) or NOBODY, **entry}
         for training, end in trained.items()
-        if len(training.excluded) == 1
+        if training in shown
         for entry in end.history
     ]

@@ -20,6 +20,9 @@ YARDSTICK = "pooled"
 def headline(results: Row) -> list[str]:
     """Return what the run found, in sentences: who leads where, the weakest hospital, what is certain."""
     board = Board.of(results.get("rows") or [], results["metric"])
+    if not board.cells and not results.get("left_out"):
+        hospitals = len(results.get("hospitals") or [])
+        return [f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."]
     if not board.cells:
         return ["Nothing could be measured; what was left out, and why, stands below."]
     said = [_leads(board, board.algorithms)]

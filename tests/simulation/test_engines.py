@@ -32,7 +32,7 @@ def phi_on(engine: Engine, parent: Path, out: Path) -> torch.Tensor:
     config = small()
 
     def program(grid: Grid) -> torch.Tensor:
-        sites = evaluation.describe(grid, config)
+        sites = evaluation.describe(grid, config).all_of_them()
         initial = weights.pack(initial_weights(config, common_input_shape(sites.values())))
         return meta_train(grid, config, "reptile", sites, initial, out / engine.name).phi
 

@@ -56,7 +56,7 @@ def fail(message: Message, context: Context) -> Message:
 def ask(grid: InProcessGrid, node: int, action: str) -> Message:
     """Return the reply to one message."""
     content = RecordDict({"ask": ConfigRecord({"n": node})})
-    (reply,) = exchange(grid, [Message(content, node, f"query.{action}")], timeout=20)
+    ((_, reply),) = exchange(grid, [Message(content, node, f"query.{action}")], timeout=20)
     return reply
 
 
@@ -77,7 +77,7 @@ def small(**over: object) -> Config:
 def phi_after(parent: Path, out: Path, config: Config, workers: int) -> torch.Tensor:
     """Return phi after a meta-training with so many workers."""
     with InProcessGrid(client_app, nodes_of(parent), workers=workers) as grid:
-        sites = evaluation.describe(grid, config)
+        sites = evaluation.describe(grid, config).all_of_them()
         like = initial_weights(config, common_input_shape(sites.values()))
         return meta_train(grid, config, "reptile", sites, weights.pack(like), out).phi
 
@@ -107,7 +107,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
             raise KeyboardInterrupt
 
     with InProcessGrid(client_app, nodes_of(parent), workers=2) as grid:
-        sites = evaluation.describe(grid, config)
+        sites = evaluation.describe(grid, config).all_of_them()
         initial = weights.pack(initial_weights(config, common_input_shape(sites.values())))
         with pytest.raises(KeyboardInterrupt):
             meta_train(grid, config, "reptile", sites, initial, tmp_path / "broken", interrupt)
@@ -168,7 +168,7 @@ def test_hospitals_that_disagree_on_their_columns_are_told_apart(
     schema = parent / "site-2" / "schema.toml"
     schema.write_text(schema.read_text().replace(', "d"', ""))
     with InProcessGrid(client_app, nodes_of(parent), workers=1) as grid:
-        sites = evaluation.describe(grid, small())
+        sites = evaluation.describe(grid, small()).all_of_them()
         with pytest.raises(DataError, match=r"\(3,\) at site-2; \(4,\) at site-1"):
             common_input_shape(sites.values())
 
@@ -178,6 +178,6 @@ def test_a_coordinator_of_another_protocol_is_refused(table_hospitals: Callable[
     parent, config = table_hospitals(1), small()
     with InProcessGrid(client_app, nodes_of(parent), workers=1) as grid:
         instruction = wire.Instruction(config=config.to_json(), protocol=99)
-        (reply,) = exchange(grid, [wire.instruct(2, wire.DESCRIBE, instruction)], timeout=20)
-    assert reply.error.code == wire.REFUSED
+        ((_, reply),) = exchange(grid, [wire.instruct(2, wire.DESCRIBE, instruction)], timeout=20)
+    assert reply.error.code == wire.UNKNOWN_PROTOCOL
     assert "protocol 99" in str(reply.error.reason)

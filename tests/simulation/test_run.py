@@ -160,7 +160,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 ) -> None:
     """Ctrl-C after a checkpoint says how to go on; what resumes ends as one that was never stopped."""
     hospitals = table_hospitals(3)
-    over = ('experiment.algorithms=["reptile"]', 'experiment.held-out=["site-1"]', "training.rounds=20")
+    over = ('experiment.algorithms=["reptile"]', 'experiment.held-out=["site-1"]', "training.rounds=300")
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     process = started(broken, hospitals, *over)
     while not list(broken.glob("training/*/*/checkpoint.safetensors")) and process.poll() is None:

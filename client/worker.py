@@ -1,0 +1,120 @@
+"""The standing worker: one process that has Python, PyTorch and the hospital's cases ready for every message.
+
+It starts from a clean fork server, so it inherits neither the node's keys nor its line, and it has no
+network (`client.confine`). A message costs one pass through a pipe; a worker that dies costs its message.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.confine import confine
+from common import transport
+
+logger = logging.getLogger("zamenis.node")
+NodeConfig = Mapping[str, str | int | float | bool]
+Settings = Callable[[], None]
+GRACE = 0.5
+"""Seconds between two looks at whether the node is to stop while a worker computes."""
+
+
+class WorkerError(Exception):
+    """The worker was lost with its message; the next one finds another worker."""
+
+
+@dataclass
+class Worker:
+    """Serves messages one at a time, starting a process where none stands."""
+
+    config: NodeConfig
+    seconds: float
+    """Longest time for one message; a worker that needs more is killed."""
+    log: str = ""
+    """File that the worker's own log goes to; empty: nowhere."""
+    _process: BaseProcess | None = field(default=None, repr=False)
+    _pipe: Connection | None = field(default=None, repr=False)
+
+    @property
+    def pid(self) -> int | None:
+        """The standing process, if any."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process ahead of its first message."""
+        if self._process and self._process.is_alive():
+            return
+        self.stop()
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload([__name__, "client.app"])
+        self._pipe, theirs = server.Pipe()
+        self._process = server.Process(target=_work, args=(theirs, dict(self.config), self.log), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def serve(self, message: Message, *, stopping: Callable[[], bool] = lambda: False) -> Message:
+        """Return the reply. WorkerError: the process died, overran its time, or the node is stopping."""
+        self.start()
+        assert self._pipe is not None  # noqa: S101 - start has seen to it
+        try:
+            self._pipe.send_bytes(transport.to_bytes(message))
+            left = self.seconds
+            while not self._pipe.poll(min(GRACE, left)):
+                left -= GRACE
+                if left <= 0 or stopping():
+                    self.stop()
+                    raise WorkerError("was stopped" if stopping() else f"needed over {self.seconds:.0f} s")
+            return transport.from_bytes(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            self.stop()
+            raise WorkerError("died") from error
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process:
+            self._process.kill()
+            self._process.join()
+        if self._pipe:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+def _work(pipe: Connection, config: dict[str, str | int | float | bool], log: str) -> None:
+    """Serve messages until the pipe closes."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    alone = confine()
+    if log:
+        logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logger.info("worker started, %s", "without any network" if alone else "NOT cut off from the network")
+    from client.app import app  # after confine: it starts threads
+
+    while True:
+        try:
+            message = transport.from_bytes(pipe.recv_bytes())
+        except EOFError:
+            return
+        pipe.send_bytes(transport.to_bytes(answer(app, message, config)))
+
+
+def answer(app: ClientApp, message: Message, config: dict[str, str | int | float | bool]) -> Message:
+    """Return the ClientApp's reply; the app turns its own failures into words, so nothing is caught here."""
+    TaskIdentity.run_id, TaskIdentity.node_id = message.metadata.run_id, message.metadata.dst_node_id
+    TaskIdentity.task_id = 0
+    context = Context(
+        run_id=message.metadata.run_id,
+        node_id=message.metadata.dst_node_id,
+        node_config=dict(config),
+        state=RecordDict(),
+        run_config={},
+    )
+    return app(message, context)

@@ -1,0 +1,80 @@
+"""Who takes part in a run: everyone in a simulation; over a network, whoever came, and comes back.
+
+A coordinator's run writes down at its first start who took part and with which data. When it is resumed,
+a hospital that is away stays part of the run and may come back in any round; one whose data have changed
+is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from common.config import Config
+from common.errors import DataError
+from common.files import write_text
+from common.wire import Description
+from server import evaluation
+
+Sites = dict[str, tuple[int, Description]]
+"""Node id and description by site."""
+
+
+@dataclass(frozen=True)
+class Roll:
+    """The hospitals that a coordinator knows, and how long it waits for them."""
+
+    names: Mapping[int, str]
+    """Site by node id."""
+    patience: float
+    """Seconds that one question may take."""
+    tell: Callable[[str], None]
+    """Takes a line for the coordinator: who is left out, and why."""
+
+
+def attend(grid: Grid, config: Config, out: Path, roll: Roll | None, on_reply: Callable[[], None]) -> Sites:
+    """Return the sites of the run in `out`. DataError where someone is missing whom it cannot do without."""
+    if roll is None:
+        return evaluation.describe(grid, config, on_reply).all_of_them()
+    present = evaluation.describe(grid, config, on_reply, names=roll.names, timeout=roll.patience)
+    for trouble in present.troubles:
+        roll.tell(trouble)
+    path = out / "sites.json"
+    if path.exists():
+        return _those_of(path, present.sites, roll)
+    if not present.sites:
+        raise DataError("no hospital can take part; " + (" ".join(present.troubles) or "none is connected."))
+    told = {site: asdict(description) for site, (_, description) in present.sites.items()}
+    write_text(path, json.dumps(told, indent=1))
+    return present.sites
+
+
+def _those_of(path: Path, present: Sites, roll: Roll) -> Sites:
+    """Return the sites that the run began with, those away included."""
+    begun = {site: _description(told) for site, told in json.loads(path.read_text()).items()}
+    nodes = {site: node for node, site in roll.names.items()}
+    sites: Sites = {}
+    for site, description in begun.items():
+        if site not in nodes:
+            roll.tell(f"{site}: is no longer admitted; its part in this run has ended.")
+        elif site in present and present[site][1].digest != description.digest:
+            roll.tell(f"{site}: its data have changed since this run began; it is left out.")
+        else:
+            sites[site] = (nodes[site], description)
+    for site in present.keys() - begun.keys():
+        roll.tell(f"{site}: joined after this run began; it can take part in the next.")
+    if not sites:
+        raise DataError("none of the hospitals that this run began with can go on; begin another run.")
+    return sites
+
+
+def _description(told: Mapping[str, object]) -> Description:
+    shape = told["input_shape"]
+    assert isinstance(shape, list)  # noqa: S101 - written by attend
+    census = told["census"]
+    assert isinstance(census, dict)  # noqa: S101
+    return Description(str(told["site"]), tuple(shape), str(told["digest"]), census)
