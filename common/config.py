@@ -6,22 +6,20 @@ configuration, so that a run's `config.toml` says everything that decided it.
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from common.algorithms import ALGORITHMS
 from common.errors import ConfigError
 from common.sections import Adaptation, Data, Engine, Experiment, Model, Phantoms, Section, Task, Training
-
-S = TypeVar("S", bound=Section)
+from common.settings import read_toml, validate
 
 
 class Config(Section):
@@ -74,26 +72,10 @@ def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
     Without `path` every key has its default. Raises ConfigError, which names the file or override,
     the key, the rule and the remedy.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}. Mend that line.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as text. Name a TOML file that exists.") from error
+    tree = {} if path is None else read_toml(path)
     for override in overrides:
         tree = _merge(tree, _override(override))
     return validate(Config, tree, str(path) if path else "configuration")
-
-
-def validate(kind: type[S], tree: Mapping[str, Any], source: str) -> S:
-    """Return `tree` as a `kind`; a ConfigError tells every fault by key, rule and remedy."""
-    try:
-        return kind.model_validate_json(json.dumps(tree, default=str))
-    except ValidationError as error:
-        faults = [_explain(kind, dict(fault)) for fault in error.errors()]
-        raise ConfigError("\n".join(f"{source}: {fault}" for fault in faults)) from None
 
 
 @lru_cache(maxsize=32)
@@ -131,32 +113,3 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(below, Mapping)
         merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
     return merged
-
-
-def _explain(kind: type[Section], fault: dict[str, Any]) -> str:
-    """Return one of pydantic's faults as `key: rule, remedy`."""
-    path = [str(part) for part in fault["loc"]]
-    key = ".".join(path) or "configuration"
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(kind, path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
-        return f"{key} is not a known key; {hint}"
-    rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    given = fault.get("input")
-    shown = (
-        f" (it is {json.dumps(given, default=str)})" if isinstance(given, str | int | float | bool) else ""
-    )
-    return f"{key} {rule}{shown}."
-
-
-def _known_keys(kind: type[Section], path: list[str]) -> list[str]:
-    """Return the keys that the table at `path` below `kind` takes."""
-    section: type[Section] = kind
-    for part in path:
-        field = next((f for f in section.model_fields.values() if f.alias == part), None)
-        below = field.annotation if field else None
-        if not (isinstance(below, type) and issubclass(below, Section)):
-            return []
-        section = below
-    return [field.alias or name for name, field in section.model_fields.items()]

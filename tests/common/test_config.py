@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Config, from_json, load, validate
+from common.config import Config, from_json, load
 from common.errors import ConfigError
+from common.settings import validate
 
 
 def test_toml_round_trip() -> None:
