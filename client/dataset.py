@@ -74,9 +74,17 @@ class Hospital:
 
 
 def open_hospital(
-    folder: Path, data: Data, task: Task, *, state: Path | None = None, progress: Progress | None = None
+    folder: Path,
+    data: Data,
+    task: Task,
+    *,
+    state: Path | None = None,
+    labels: Path | None = None,
+    progress: Progress | None = None,
 ) -> Hospital:
     """Return the hospital in `folder`, reading only the files that are new or changed since last time.
+
+    `labels` names the CSV of an image hospital's labels where it is not `folder`/labels.csv.
 
     `state` (by default `folder`/.zamenis) holds what belongs to the hospital alone: its secret, the
     cached tensors and quarantine.csv. Raises DataError where the folder cannot be used at all.
@@ -85,8 +93,8 @@ def open_hospital(
         raise DataError(f"{folder}: there is no such folder. Name the hospital's folder.")
     folder = folder.resolve()
     state = (state or folder / ".zamenis").resolve()
-    if (folder / "labels.csv").is_file():
-        return _open_images(folder, data, task, state, progress)
+    if labels or (folder / "labels.csv").is_file():
+        return _open_images(folder, labels or folder / "labels.csv", data, task, state, progress)
     if (folder / "schema.toml").is_file():
         return _open_table(folder, data, task, state)
     raise DataError(f"{folder}: has neither labels.csv (images) nor schema.toml (a table); see docs/data.md.")
@@ -109,8 +117,10 @@ def join(name: str, parts: Sequence[Hospital]) -> Hospital:
     )
 
 
-def _open_images(folder: Path, data: Data, task: Task, state: Path, progress: Progress | None) -> Hospital:
-    labels = read_labels(folder / "labels.csv", task)
+def _open_images(
+    folder: Path, sheet: Path, data: Data, task: Task, state: Path, progress: Progress | None
+) -> Hospital:
+    labels = read_labels(sheet, task)
     keys = open_keys(state)
     shape = (data.channels, data.image_size, data.image_size)
     with Cache(state / "cache" / "x".join(map(str, shape)), shape) as cache:

@@ -141,7 +141,7 @@ class Fleet:
             return found.object_content
 
         try:
-            message = transport.put_together(tree, pull, limit=limit)
+            message = transport.fetch(tree, pull, limit=limit)
         except WireError as error:
             raise UnusableError(str(error), message_from_proto(header)) from error
         finally:

@@ -15,9 +15,10 @@ from pydantic import Field
 
 from common import wire
 from common.algorithms import ALGORITHMS
-from common.config import Config, validate
+from common.config import Config
 from common.errors import ConfigError, PolicyError
 from common.sections import Count, Section
+from common.settings import validate
 from common.wire import Instruction
 
 Kind = Literal["describe", "train", "evaluate"]

@@ -7,6 +7,7 @@ Everything comes from the node's own configuration, never from the coordinator:
 | `site` | the hospital's name in the federation |
 | `hospital` | its folder, or several, one a line; a run uses those that have its label |
 | `state` | where each folder's secret and cache are, one a line; empty: in the folder's own `.zamenis` |
+| `labels` | where each folder's labels are, one a line; empty: its own labels.csv |
 | `policy` | file that says what a coordinator may ask for; none: everything |
 | `device` | `auto`, `cpu` or `cuda` |
 | `threads` | CPU threads for computing; 0: all cores |
@@ -37,6 +38,7 @@ class Node:
     site: str
     folders: tuple[Path, ...]
     states: tuple[Path | None, ...]
+    labels: tuple[Path | None, ...]
     policy_file: Path | None
     device: str
     threads: int
@@ -45,15 +47,21 @@ class Node:
     def of(cls, node_config: Mapping[str, object]) -> Node:
         """Return the node that Flower's node configuration describes."""
         folders = tuple(Path(folder) for folder in str(node_config["hospital"]).splitlines())
-        states = [Path(state) if state else None for state in str(node_config.get("state", "")).split("\n")]
         return cls(
             site=str(node_config["site"]),
             folders=folders,
-            states=tuple(states) if len(states) == len(folders) else (None,) * len(folders),
+            states=_beside(folders, node_config.get("state", "")),
+            labels=_beside(folders, node_config.get("labels", "")),
             policy_file=Path(str(node_config["policy"])) if "policy" in node_config else None,
             device=str(node_config.get("device", "auto")),
             threads=int(str(node_config.get("threads", 0))),
         )
+
+
+def _beside(folders: tuple[Path, ...], lines: object) -> tuple[Path | None, ...]:
+    """Return one path for each folder; a line that is missing or empty is none."""
+    paths = [Path(line) if line else None for line in str(lines).split("\n")]
+    return tuple(paths + [None] * len(folders))[: len(folders)]
 
 
 def prepare(node: Node) -> None:
@@ -68,9 +76,9 @@ def hospital_of(node: Node, config_json: str) -> Hospital:
     """Return the node's hospital, opened once per process: its cases stay memory-mapped."""
     config = from_json(config_json)
     parts = [
-        open_hospital(folder, config.data, config.task, state=state)
-        for folder, state in zip(node.folders, node.states, strict=True)
-        if len(node.folders) == 1 or offers(folder, config.task.label)
+        open_hospital(folder, config.data, config.task, state=state, labels=labels)
+        for folder, state, labels in zip(node.folders, node.states, node.labels, strict=True)
+        if len(node.folders) == 1 or offers(folder, labels, config.task.label)
     ]
     if not parts:
         raise DataError(f"no registered folder has the label {config.task.label}; register one that has it.")

@@ -173,10 +173,21 @@ def read_table(folder: Path, task: Task) -> Table:
     return Table(sheet, schema, labels, patients, sides)
 
 
-def offers(folder: Path, label: str) -> bool:
+def offers(folder: Path, labels: Path | None, label: str) -> bool:
     """Return whether the hospital in `folder` has a column of that name to learn; raises DataError."""
-    name = "labels.csv" if (folder / "labels.csv").is_file() else "table.csv"
-    return label in read_sheet(folder / name).columns
+    return label in read_sheet(label_file(folder, labels)).columns
+
+
+def class_values(folder: Path, labels: Path | None, label: str) -> tuple[str, ...]:
+    """Return the distinct values that a hospital's label has, in order; raises DataError."""
+    found = read_sheet(label_file(folder, labels)).column(label, purpose="the label")
+    return tuple(sorted({value for value in found if value.lower() not in NOT_MEASURED}))
+
+
+def label_file(folder: Path, labels: Path | None = None) -> Path:
+    """Return the file with a hospital's labels: the one named, its labels.csv, or its table."""
+    own = folder / "labels.csv"
+    return labels or (own if own.is_file() else folder / "table.csv")
 
 
 def read_sheet(path: Path) -> Sheet:

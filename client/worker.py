@@ -94,7 +94,8 @@ def _work(pipe: Connection, config: dict[str, str | int | float | bool], log: st
         signal.signal(ignored, signal.SIG_IGN)
     alone = confine()
     if log:
-        logging.basicConfig(filename=log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        form = "%(asctime)s %(levelname)s %(message)s"
+        logging.basicConfig(filename=log, level=logging.INFO, format=form, force=True)
     logger.info("worker started, %s", "without any network" if alone else "NOT cut off from the network")
     from client.app import app  # after confine: it starts threads
 

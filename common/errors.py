@@ -8,6 +8,10 @@ ZamenisError
 │   └── ProtocolError the other side runs another version
 ├── PolicyError       a message that asks for more than a hospital allows
 ├── LinkError         the coordinator's own SuperLink does not answer
+├── EnrolmentError    a hospital that cannot be admitted to a federation, or cannot join it
+│   ├── EnrolmentRefused   the coordinator said no, for one reason from `common.enrolment.Code`
+│   └── EnrolmentPending   the coordinator's people have not said yes yet
+├── ServiceError      a background process that cannot be started or stopped
 └── CheckpointError   a checkpoint that does not belong to this run, or is damaged
 
 Every message names what is wrong (file or field), the rule, and what to do. A command that meets a
@@ -57,6 +61,26 @@ class PolicyError(ZamenisError):
 
 class LinkError(ZamenisError):
     """The coordinator's own SuperLink does not answer; worth another try once it does."""
+
+
+class EnrolmentError(ZamenisError):
+    """A hospital that cannot be admitted to a federation, or cannot join it."""
+
+
+class EnrolmentRefused(EnrolmentError):  # noqa: N818 - an answer, not a failure of ours
+    """The coordinator said no, for one `code` from `common.enrolment.Code`."""
+
+    def __init__(self, code: str, words: str) -> None:
+        self.code = code
+        super().__init__(words)
+
+
+class EnrolmentPending(EnrolmentError):  # noqa: N818 - an answer, not a failure of ours
+    """The coordinator has the application, and its people have not said yes yet."""
+
+
+class ServiceError(ZamenisError):
+    """A background process that cannot be started or stopped."""
 
 
 class CheckpointError(ZamenisError):

@@ -26,7 +26,7 @@ errors = Console(stderr=True)
 
 
 def command_line(told: str) -> typer.Typer:
-    """Return an empty command line, whose tracebacks show no local variables: these may hold patients' rows."""
+    """Return an empty command line; its tracebacks show no local variables, which may hold patients' rows."""
     return typer.Typer(
         help=told, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
@@ -75,6 +75,10 @@ class ConsoleProgress:
         """Begin a phase of so many steps; call what is returned after each."""
         task = self._bars.add_task(name.ljust(32), total=steps)
         return lambda: self._bars.advance(task)
+
+    def note(self, words: str) -> None:
+        """Show a line above the bars."""
+        self._bars.console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     def counter(self, name: str) -> Callable[[int, int], None]:
         """Return what takes (done, total) as a phase goes on."""

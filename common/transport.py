@@ -23,6 +23,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
     inflate_object_from_contents,
     pull_objects,
     push_objects,
@@ -30,6 +31,10 @@ from flwr.supercore.inflatable.inflatable_utils import (
 
 from common.errors import WireError
 
+LONGEST_ARRIVAL = 120.0
+"""Seconds in which a message has to arrive once it was announced."""
+FIRST_LOOK, LAST_LOOK = 0.01, 1.0
+"""Seconds between two looks for a piece that is on its way, doubling."""
 PullObject = Callable[[str], bytes]
 PushObject = Callable[[str, bytes], None]
 
@@ -56,11 +61,16 @@ def take_apart(message: Message) -> Parcel:
         return Parcel(header, get_object_tree(message), get_all_nested_objects(message))
 
 
-def put_together(tree: ObjectTree, pull_object: PullObject, *, limit: int = 0) -> Message:
-    """Return the message whose objects hang from `tree`, fetched one by one.
+def identifiers(tree: ObjectTree) -> list[str]:
+    """Return the identifiers of every object that hangs from `tree`."""
+    return [one.object_id for one in iterate_object_tree(tree)]
+
+
+def fetch(tree: ObjectTree, pull_object: PullObject, *, limit: int = 0) -> Message:
+    """Return the message whose objects hang from `tree`, waiting for those that are still on their way.
 
     Raises WireError where they are together longer than `limit` bytes (0: no limit), as soon as that is
-    known, or where they are no message.
+    known, where they do not come, or where they are no message.
     """
     received = 0
 
@@ -72,8 +82,22 @@ def put_together(tree: ObjectTree, pull_object: PullObject, *, limit: int = 0) -
             raise WireError(f"a message is longer than the {limit // 2**20} MiB that are allowed.")
         return content
 
-    identifiers = [one.object_id for one in iterate_object_tree(tree)]
-    contents = pull_objects(identifiers, counted)
+    try:
+        contents = pull_objects(
+            identifiers(tree),
+            counted,
+            max_time=LONGEST_ARRIVAL,
+            initial_backoff=FIRST_LOOK,
+            backoff_cap=LAST_LOOK,
+            max_tries_per_object=None,
+        )
+    except ObjectPullError as error:
+        raise WireError("a message did not arrive whole.") from error
+    return put_together(tree, contents)
+
+
+def put_together(tree: ObjectTree, contents: dict[str, bytes]) -> Message:
+    """Return the message of these objects by identifier. WireError where they are no message."""
     try:
         message = inflate_object_from_contents(tree.object_id, contents)
     except (KeyError, ValueError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from enum import StrEnum
@@ -75,6 +76,27 @@ def run(
     with progress:
         results = simulate(_absolute(loaded), folder, progress, command=_command())
     _tell(results, folder)
+
+
+@app.command()
+def rehearse(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")] = None,
+    sites: Annotated[int | None, typer.Option(min=2, help="How many phantom hospitals.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
+    ] = None,
+) -> None:
+    """Run it for real on this machine: a coordinator, hospitals with keys of their own, TLS between them."""
+    from simulation.rehearse import rehearse as perform
+
+    overrides = [*(set_ or []), *([] if sites is None else [f"phantoms.sites={sites}"])]
+    loaded = _absolute(configuration.load(config or DEMO, overrides))
+    with ConsoleProgress() as progress:
+        folder = perform(loaded, _fresh(out), progress)
+    _tell(json.loads((folder / "results.json").read_text(encoding="utf-8")), folder)
+    console.print(f"The logs of both sides are in {folder / 'logs'}.", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -182,7 +182,7 @@ class _Floor:
         nodes = {site: node for site, (node, _) in self.sites.items()}
         answers = [journal.recall(question) for question in questions]
         unknown = [place for place, answer in enumerate(answers) if answer is None]
-        step = self.progress.phase(phase, len(unknown))
+        step = self.progress.phase(phase, len(unknown)) if unknown else lambda: None
         asked = [questions[place] for place in unknown]
         lost: dict[int, str] = {}
         on_trouble = lost.__setitem__ if self.roll else None

@@ -1,0 +1,169 @@
+"""The hospital's node: take a message, have the worker answer it, send the reply; until told to stop.
+
+It opens connections and accepts none. What comes in is arrays and configuration, checked against
+policy.toml; the only code that runs is what is installed here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from flwr.app import Message
+
+from client.fleet import Fleet, LineError, NotAdmittedError, UnusableError
+from client.home import Home
+from client.hours import opens
+from client.policy import policy_of
+from client.worker import NodeConfig, Worker, WorkerError
+from common import wire
+from common.errors import ZamenisError
+from common.files import write_text
+
+logger = logging.getLogger("zamenis.node")
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 2.0
+"""Seconds between two looks for a message; a tenth of the time since the last one, within these."""
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds until a lost line is tried again, doubling."""
+ASLEEP = 5.0
+"""Seconds between two looks at whether the node may work again."""
+
+
+@dataclass
+class Node:
+    """A running node of the hospital at `home`."""
+
+    home: Home
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        policy_of(self.home.policy)
+        self._worker = Worker(config_of(self.home), seconds=0.0, log=str(self.home.logs / "worker.log"))
+        self._answered = 0
+        self._told: dict[str, object] = {}
+
+    def run(self) -> None:
+        """Work until `stopping` is set; whatever happens to the line, try again."""
+        self._worker.start()
+        retry = FIRST_RETRY
+        try:
+            while not self.stopping.is_set():
+                if why := self._asleep():
+                    self._tell(why)
+                    self.stopping.wait(ASLEEP)
+                    continue
+                try:
+                    with self._line() as line:
+                        retry = FIRST_RETRY
+                        self._tell("connected")
+                        self._serve(line)
+                except (LineError, NotAdmittedError) as error:
+                    self._tell(f"waiting: {error}")
+                    self.stopping.wait(retry)
+                    retry = min(2 * retry, LAST_RETRY)
+        finally:
+            self._worker.stop()
+            self._tell("stopped")
+
+    def _serve(self, line: Fleet) -> None:
+        """Answer messages for as long as this node may work."""
+        last = time.monotonic()
+        while not self.stopping.is_set() and not self._asleep():
+            try:
+                message = line.receive(limit=policy_of(self.home.policy).max_message_mib * 2**20)
+                reply = self._answer(message) if message else None
+            except UnusableError as error:
+                reply = self._refuse(error.message, wire.REFUSED, str(error))
+            if reply is None:
+                pause = (time.monotonic() - last) / 10
+                self.stopping.wait(min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE))
+                continue
+            if not line.send(reply):
+                logger.warning("the reply came too late: its round or its run is over")
+            last = time.monotonic()
+            self._answered += 1
+            self._tell("connected")
+
+    def _answer(self, message: Message) -> Message:
+        """Return the worker's reply, or a refusal where it has none."""
+        kind, round_ = message.metadata.message_type, message.metadata.group_id
+        logger.info("run %d, round %s: %s", message.metadata.run_id, round_, kind)
+        try:
+            self._renew()
+            self._worker.seconds = policy_of(self.home.policy).max_seconds
+            return self._worker.serve(message, stopping=self.stopping.is_set)
+        except WorkerError as error:
+            logger.error("the worker %s", error)
+            return self._refuse(message, wire.LOST, wire.WORDS[wire.LOST])
+        except ZamenisError as error:
+            logger.error("%s", error)
+            return self._refuse(message, wire.REFUSED, wire.WORDS[wire.REFUSED])
+
+    def _refuse(self, message: Message, code: int, words: str) -> Message:
+        return wire.refuse(message, code, f"{self.home.settings.site}: {words}")
+
+    def _renew(self) -> None:
+        """Take up what was registered since the worker started."""
+        config = config_of(Home.load(self.home.directory))
+        if config != self._worker.config:
+            logger.info("what is registered has changed; a new worker takes over")
+            self._worker.stop()
+            self._worker.config = config
+
+    def _line(self) -> Fleet:
+        where = self.home.settings
+        key = self.home.keys().node
+        return Fleet(f"{where.host}:{where.port}", self.home.ca.read_bytes(), key, where.node_id)
+
+    def _asleep(self) -> str:
+        """Return why this node may not work now, or nothing."""
+        if self.home.paused:
+            return "paused"
+        hours = self.home.settings.hours
+        return "" if opens(hours, datetime.now().time()) else f"outside its hours, {hours}"
+
+    def _tell(self, state: str) -> None:
+        """Write what `status` shows; a full disk does not stop a node."""
+        told = {"state": state, "answered": self._answered, "worker": self._worker.pid}
+        if told == self._told:
+            return
+        if state != self._told.get("state"):
+            logger.info("%s", state)
+        self._told = told
+        try:
+            write_text(status_file(self.home), json.dumps(told | {"time": time.time()}))
+        except OSError as error:
+            logger.warning("the status cannot be written: %s", error.strerror)
+
+
+def status_file(home: Home) -> Path:
+    """Return the file in which a running node says how it is."""
+    return home.state / "node.json"
+
+
+def state_of(home: Home) -> str:
+    """Return how a running node said it is."""
+    try:
+        told = json.loads(status_file(home).read_text(encoding="utf-8"))
+        return f"{told['state']}, {told['answered']} messages answered since it started"
+    except (OSError, ValueError, KeyError):
+        return "starting"
+
+
+def config_of(home: Home) -> NodeConfig:
+    """Return the node configuration that the ClientApp knows a hospital by (see `client.site`)."""
+    settings = home.settings
+    return {
+        "site": settings.site,
+        "hospital": "\n".join(one.folder for one in settings.data),
+        "state": "\n".join(one.state for one in settings.data),
+        "labels": "\n".join(one.labels for one in settings.data),
+        "policy": str(home.policy),
+        "device": settings.device,
+        "threads": settings.threads,
+    }

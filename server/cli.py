@@ -1,0 +1,351 @@
+"""`zamenis-coordinator`: founding a federation, admitting hospitals, and meta-training with them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from common import service, terminal
+from common.errors import ConfigError, LinkError
+from common.terminal import ConsoleProgress, console
+from server.federation import Federation
+from server.federation import found as found_federation
+from server.roster import Roster
+
+SERVICE = "superlink"
+HERE = Path()
+DAY = 24 * 3600
+UNITS = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+Directory = Annotated[
+    Path, typer.Option("--dir", "-C", help="The federation's folder; default: where you are.")
+]
+
+app = terminal.command_line(
+    "Coordinate a federation of hospitals: admit them, meta-train with them, publish."
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    terminal.run(
+        app, interrupted="Interrupted. What is finished is kept; zamenis-coordinator resume goes on with it."
+    )
+
+
+@app.command()
+def found(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the federation.")],
+    name: Annotated[str, typer.Option(help="The federation's name.")],
+    host: Annotated[str, typer.Option(help="Name or address by which hospitals reach this machine.")],
+    port: Annotated[int, typer.Option(help="The one port that must be reachable.")] = 8443,
+    approval: Annotated[bool, typer.Option(help="Ask for `accept` after each hospital's token.")] = False,
+) -> None:
+    """Make a federation: its authority, certificate, secrets and roster."""
+    federation = found_federation(folder, name=name, host=host, port=port, approval=approval)
+    console.print(f"[green]✓[/] {federation.name} is founded in {folder}.", highlight=False)
+    console.print(f"  Its certificate is for {host} and ends {federation.certificate_ends():%Y-%m-%d}.")
+    console.print(f"  Next: cd {folder}, zamenis-coordinator start, and admit HOSPITAL.", highlight=False)
+
+
+@app.command()
+def renew(directory: Directory = HERE) -> None:
+    """Renew the server's certificate; hospitals notice nothing. Restart the coordinator afterwards."""
+    ends = Federation.load(directory).renew()
+    console.print(f"[green]✓[/] The certificate now ends {ends:%Y-%m-%d}; stop and start.")
+
+
+@app.command()
+def admit(
+    hospital: Annotated[str, typer.Argument(help="Its name in the federation.")],
+    expires: Annotated[str, typer.Option(help="How long the token is good, e.g. 12h or 7d.")] = "7d",
+    directory: Directory = HERE,
+) -> None:
+    """Print a one-time token for a hospital; hand it over in a way you trust."""
+    federation = Federation.load(directory)
+    now = time.time()
+    ends = int(now) + _seconds(expires)
+    secret = Roster(federation.roster).admit(hospital, expires_at=ends, now=now)
+    terminal.errors.print(
+        f"A token for {hospital}, good once and until {datetime.fromtimestamp(ends):%Y-%m-%d %H:%M}. There:\n"
+        f"  zamenis-hospital join TOKEN DIR",
+        highlight=False,
+    )
+    sys.stdout.write(federation.invitation(hospital, secret, ends).encode() + "\n")
+
+
+@app.command()
+def revoke(
+    hospital: Annotated[str, typer.Argument(help="Its name in the federation.")], directory: Directory = HERE
+) -> None:
+    """Take a hospital out: its token or its keys open nothing any more."""
+    from server.control import Control
+
+    federation = Federation.load(directory)
+    entry = Roster(federation.roster).revoke(hospital, now=time.time())
+    if entry.node_id:
+        try:
+            Control(federation).unregister(entry.node_id)
+        except LinkError:
+            console.print(
+                "  The coordinator is not running; it will refuse the hospital from its next start."
+            )
+    console.print(f"[green]✓[/] {hospital} is revoked.", highlight=False)
+
+
+@app.command()
+def accept(
+    hospital: Annotated[str, typer.Argument(help="A hospital that has used its token.")],
+    directory: Directory = HERE,
+) -> None:
+    """Let a hospital in that has used its token, where the federation asks for approval."""
+    from server.control import Control
+
+    federation = Federation.load(directory)
+    roster = Roster(federation.roster)
+    entry = roster.accept(hospital, now=time.time())
+    roster.set_node_id(hospital, Control(federation).register(entry.node_key))
+    console.print(f"[green]✓[/] {hospital} is accepted.", highlight=False)
+
+
+@app.command()
+def reject(
+    hospital: Annotated[str, typer.Argument(help="A hospital that has used its token.")],
+    directory: Directory = HERE,
+) -> None:
+    """Turn away a hospital that has used its token."""
+    Roster(Federation.load(directory).roster).reject(hospital, now=time.time())
+    console.print(f"[green]✓[/] {hospital} is rejected.", highlight=False)
+
+
+@app.command()
+def roster(directory: Directory = HERE) -> None:
+    """List the hospitals: status, last seen, and the fingerprint to compare by telephone."""
+    federation = Federation.load(directory)
+    known = Roster(federation.roster)
+    seen = _last_seen(federation)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("hospital", "status", "last seen", "fingerprint"):
+        table.add_column(column)
+    for entry in known.entries():
+        told = (entry.hospital, str(entry.status), seen.get(entry.node_id, "-"), entry.fingerprint or "-")
+        table.add_row(*(Text(cell, overflow="fold") for cell in told))
+    console.print(table)
+    console.print(f"Digest of this roster: {known.digest}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def start(
+    directory: Directory = HERE,
+    foreground: Annotated[bool, typer.Option(help="Stay in this terminal.")] = False,
+    systemd: Annotated[bool, typer.Option(help="Print a systemd unit instead.")] = False,
+) -> None:
+    """Start the coordinator's service: Flower's SuperLink and the enrolment of hospitals, on one port."""
+    federation = Federation.load(directory)
+    argv = [_program(), "start", "--foreground", "--dir", str(federation.directory)]
+    if systemd:
+        sys.stdout.write(
+            service.systemd_unit(f"Zamenis coordinator {federation.name}", argv, federation.directory)
+        )
+    elif foreground:
+        _serve(federation)
+    else:
+        pid = service.start(argv, folder=federation.directory, name=SERVICE)
+        _wait_until_ready(federation)
+        console.print(
+            f"[green]✓[/] {federation.name} answers at {federation.host}:{federation.port} (process {pid}).",
+            highlight=False,
+        )
+
+
+@app.command()
+def stop(directory: Directory = HERE) -> None:
+    """Stop the service; hospitals wait for it, and a run waits or can be resumed."""
+    federation = Federation.load(directory)
+    stopped = service.stop(folder=federation.directory, name=SERVICE, patience=20.0)
+    console.print(f"[green]✓[/] {federation.name} has stopped." if stopped else "It was not running.")
+
+
+@app.command()
+def status(directory: Directory = HERE) -> None:
+    """Tell whether the service runs, who is connected, and when its certificate ends."""
+    federation = Federation.load(directory)
+    running = service.status(folder=federation.directory, name=SERVICE)
+    connected = sorted(name for name, seen in _by_name(federation).items() if seen == ONLINE)
+    console.print(f"federation   {federation.name} at {federation.host}:{federation.port}", highlight=False)
+    console.print(f"service      {'running' if running else 'not running; zamenis-coordinator start'}")
+    console.print(f"connected    {', '.join(connected) or 'nobody'}", highlight=False)
+    console.print(f"certificate  ends {federation.certificate_ends():%Y-%m-%d}", highlight=False)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="TOML file, the same as for zamenis-simulate.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
+    ] = None,
+    directory: Directory = HERE,
+) -> None:
+    """Meta-train with the hospitals that are connected, and report."""
+    from common import config as configuration
+    from server.runs import new_run
+
+    federation = Federation.load(directory)
+    loaded = configuration.load(config, set_ or [])
+    begun = new_run(federation, loaded)
+    _carry_out(federation, begun.name)
+
+
+@app.command()
+def resume(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name; `runs` lists them.")],
+    directory: Directory = HERE,
+) -> None:
+    """Go on with a run from its last checkpoint."""
+    _carry_out(Federation.load(directory), name)
+
+
+@app.command()
+def runs(directory: Directory = HERE) -> None:
+    """List the runs."""
+    from server.runs import all_runs
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("run", "state", "algorithms", "hospitals", "rounds"):
+        table.add_column(column)
+    for one in all_runs(Federation.load(directory)):
+        config = one.config
+        state = "finished" if one.finished else "unfinished"
+        cells = (one.name, state, ", ".join(config.experiment.algorithms), ", ".join(one.hospitals))
+        table.add_row(*(Text(cell, overflow="fold") for cell in cells), str(config.training.rounds))
+    console.print(table)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")], directory: Directory = HERE
+) -> None:
+    """Show what a finished run found."""
+    from server.runs import find_run
+
+    one = find_run(Federation.load(directory), name)
+    _tell(one.results, one.folder)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    file: Annotated[Path, typer.Argument(help="Where phi goes, e.g. phi.safetensors.")],
+    directory: Directory = HERE,
+) -> None:
+    """Copy a finished run's phi, with its configuration in the file, for hospitals to adapt."""
+    from common.files import atomic
+    from server.runs import find_run
+
+    one = find_run(Federation.load(directory), name)
+    _ = one.results
+    with atomic(file) as temporary:
+        shutil.copyfile(one.folder / "phi.safetensors", temporary)
+    console.print(f"[green]✓[/] {file}", highlight=False)
+
+
+ONLINE = "connected"
+
+
+def _by_name(federation: Federation) -> dict[str, str]:
+    """Return when each enrolled hospital was last seen, by name; nothing while the service is away."""
+    seen = _last_seen(federation)
+    entries = Roster(federation.roster).entries()
+    return {entry.hospital: seen[entry.node_id] for entry in entries if entry.node_id in seen}
+
+
+def _last_seen(federation: Federation) -> dict[int, str]:
+    from server.control import Control
+
+    try:
+        nodes = Control(federation).nodes()
+    except LinkError:
+        return {}
+    told = {}
+    for node in nodes:
+        if node.status == "online":
+            told[node.node_id] = ONLINE
+        elif node.online_until:
+            then = datetime.fromtimestamp(node.online_until, UTC)
+            told[node.node_id] = f"{then.astimezone():%Y-%m-%d %H:%M}"
+    return told
+
+
+def _carry_out(federation: Federation, name: str) -> None:
+    from server.runs import carry_out, find_run
+
+    one = find_run(federation, name)
+    command = shlex.join(["zamenis-coordinator", *sys.argv[1:]])
+    with service.hold(folder=one.folder, name="run"), ConsoleProgress() as progress:
+        console.print(f"Run {one.name}", highlight=False)
+        found = carry_out(federation, one, progress, progress.note, command=command)
+    _tell(found, one.folder)
+
+
+def _tell(results: Mapping[str, Any], folder: Path) -> None:
+    from server.report.console import result_table, summary
+
+    if results["rows"]:
+        console.print(result_table(results))
+    names = ("report.html", "results.json", "phi.safetensors", "config.toml")
+    console.print(summary(results, {name: folder / name for name in names}))
+
+
+def _serve(federation: Federation) -> None:
+    from server.gateway import serve
+
+    form = "%(asctime)s %(name)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form)
+    logging.getLogger("zamenis").setLevel(logging.INFO)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    with service.hold(folder=federation.directory, name=SERVICE):
+        serve(federation)
+
+
+def _wait_until_ready(federation: Federation) -> None:
+    """Wait until the service answers. Raises ConfigError where it ends instead, with its log's name."""
+    from server.control import Control
+
+    control = Control(federation)
+    while True:
+        try:
+            control.nodes()
+        except LinkError:
+            if not service.status(folder=federation.directory, name=SERVICE):
+                log = federation.logs / f"{SERVICE}.log"
+                raise ConfigError(f"the service ended as it started; {log} says why.") from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _seconds(duration: str) -> int:
+    found = re.fullmatch(r"(\d+)([mhdw])", duration)
+    if not found or not int(found[1]):
+        raise ConfigError(f"--expires {duration}: must read like 30m, 12h, 7d or 2w.")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def _program() -> str:
+    """Return the command itself, for a process of its own."""
+    found = shutil.which("zamenis-coordinator", path=str(Path(sys.executable).parent)) or sys.argv[0]
+    if not Path(found).is_file():
+        raise ConfigError("zamenis-coordinator is not installed; pip install it, or use start --foreground.")
+    return found

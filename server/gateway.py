@@ -1,0 +1,173 @@
+"""The one port that the world sees: Flower's SuperLink behind a guard, and the enrolment of hospitals.
+
+The open SuperLink serves three interfaces on one port, and two of them trust whoever reaches it. The guard
+lets the world use the Fleet interface (whose requests Flower authenticates by the nodes' keys) and
+enrolment, and nothing else; runs are started and nodes registered from this machine alone, with a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+from collections.abc import Callable
+
+import uvicorn
+from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
+from flwr.superlink.main import create_app
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common import wire
+from common.enrolment import ENROL_PATH, GREETING_PATH, MAX_APPLICATION
+from server.control import SECRET_HEADER, Control
+from server.enrolment import Enrolment
+from server.federation import Federation
+from server.roster import Roster
+
+logger = logging.getLogger("zamenis.gateway")
+FLEET, CONTROL, RUNTIME = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
+CLOSED = {FLEET + "register-node", FLEET + "unregister-node"}
+"""What a node might ask of the Fleet interface and the coordinator alone decides."""
+LONGEST_BODY = 32 * 2**20
+"""Bytes of one request; Flower sends arrays in pieces of 5 MiB."""
+
+
+class Guard:
+    """ASGI: who may ask what."""
+
+    def __init__(self, superlink: ASGIApp, enrolment: Enrolment, secret: bytes) -> None:
+        self._superlink = superlink
+        self._enrolment = enrolment
+        self._secret = secret.hex()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer enrolment, pass on what is allowed, and know nothing of the rest."""
+        if scope["type"] == "lifespan":
+            await self._superlink(scope, receive, send)
+            return
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path in (GREETING_PATH, ENROL_PATH):
+            await self._enrol(scope, receive, send)
+        elif scope["type"] == "http" and self._may_pass(Request(scope), path):
+            await self._superlink(scope, _bounded(receive, LONGEST_BODY), send)
+        else:
+            await PlainTextResponse("not found", 404)(scope, receive, send)
+
+    def _may_pass(self, request: Request, path: str) -> bool:
+        if path.startswith(FLEET):
+            return path not in CLOSED
+        if not _is_here(request):
+            return False
+        if path.startswith(CONTROL):
+            return hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), self._secret.encode())
+        return path.startswith(RUNTIME)
+
+    async def _enrol(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        if (request.url.path, request.method) == (GREETING_PATH, "GET"):
+            answer = Response(self._enrolment.greeting(), media_type="application/json")
+        elif (request.url.path, request.method) == (ENROL_PATH, "POST"):
+            answer = await self._apply(request)
+        else:
+            answer = PlainTextResponse("method not allowed", 405)
+        await answer(scope, receive, send)
+
+    async def _apply(self, request: Request) -> Response:
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_APPLICATION:
+                return PlainTextResponse("too long", 413)
+        status, answer = await asyncio.to_thread(self._enrolment.apply, body)
+        return Response(answer, status, media_type="application/json")
+
+
+def _is_here(request: Request) -> bool:
+    """Return whether a request comes from this machine itself."""
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """Return a `receive` that hangs up on a body longer than `limit` bytes."""
+    received = 0
+
+    async def bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if received > limit else message
+
+    return bounded
+
+
+def application(federation: Federation) -> ASGIApp:
+    """Return everything that the coordinator's port serves."""
+    config = SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=None,
+        host="127.0.0.1",
+        port=federation.port,
+        insecure=False,
+        certificates=None,
+        superexec_auth_secret=federation.superexec_secret.read_bytes(),
+        authn_plugin=load_control_authn_plugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=str(federation.ca),
+        ssl_certfile=str(federation.certificate),
+        ssl_keyfile=str(federation.key),
+        database=str(federation.superlink),
+        isolation=ISOLATION_MODE_PROCESS,
+        runtime_dependency_install=False,
+    )
+    superlink = create_app(config, SuperLinkLifespan)
+    register = Control(federation).register
+    enrolment = Enrolment(federation, Roster(federation.roster), wire.PROTOCOL, register)
+    return Guard(superlink, enrolment, federation.control_secret.read_bytes())
+
+
+def serve(federation: Federation, *, started: Callable[[], None] = lambda: None) -> None:
+    """Serve until this process is told to stop."""
+    server = _Server(
+        uvicorn.Config(
+            application(federation),
+            host="",
+            port=federation.port,
+            ssl_certfile=str(federation.certificate),
+            ssl_keyfile=str(federation.key),
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+        ),
+        started,
+    )
+    server.run()
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            self._ready()

@@ -1,0 +1,253 @@
+"""A run over the real network: Flower's Grid on the coordinator's own SuperLink.
+
+The coordinator's process takes the run's task itself, so that it can show progress, be interrupted and go
+on; no app bundle is ever loaded. `tests/server/test_link.py` holds it against a real SuperLink.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.message_pb2 import Message as Header
+from flwr.proto.node_pb2 import Node, NodeInfo
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    GetNodesRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    PushAppMessagesRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.serverapp import Grid
+from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.run import Run
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+
+from common import transport
+from common.errors import LinkError, WireError
+from server.control import Control, asked
+from server.exchange import exchange
+from server.federation import Federation
+
+logger = logging.getLogger("zamenis.server")
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+HEARTBEAT = 10.0
+"""Seconds between two signs of life; the SuperLink ends a run after a minute without."""
+PATIENCE = 60.0
+"""Seconds in which the SuperLink has to offer the task of a run that it has just started."""
+
+
+@contextmanager
+def open_run(federation: Federation) -> Iterator[LinkGrid]:
+    """Begin a run and yield its grid; the run ends with the block, well or badly."""
+    control = Control(federation)
+    run_id = control.start_run()
+    grid = LinkGrid(federation, *_take(federation, control, run_id))
+    status, details = SubStatus.FAILED, "the coordinator stopped it"
+    try:
+        yield grid
+        status, details = SubStatus.COMPLETED, ""
+    finally:
+        grid.close(status, details)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A reply on its way: its header, its tree, and the pieces that have come."""
+
+    header: Header
+    tree: ObjectTree
+    pieces: dict[str, bytes]
+
+    def message(self) -> Message:
+        """Return the reply, or in its place an error where its pieces never came or do not fit."""
+        try:
+            return transport.put_together(self.tree, self.pieces)
+        except WireError:
+            return transport.broken(self.header)
+
+
+class LinkGrid(Grid):
+    """The connected hospitals, for one run."""
+
+    def __init__(self, federation: Federation, run_id: int, token: str) -> None:
+        self._client = _client(federation, RuntimeTokenHttpInterceptor(token))
+        self._node = Node(node_id=SUPERLINK_NODE_ID)
+        self._closed = threading.Event()
+        self._arriving: dict[str, Arrival] = {}
+        given = asked(self._client.PullTaskInput, PullTaskInputRequest())
+        TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, run_id
+        TaskIdentity.node_id = given.context.node_id
+        self._run = Run.create_empty(run_id=run_id)
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heart.start()
+
+    @property
+    def run(self) -> Run:
+        """The run that this grid is for."""
+        return self._run
+
+    def set_run(self, run: Run) -> None:
+        """Take on another run's identity."""
+        self._run = run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a new message; Flower keeps this for older programs."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the id of every connected node."""
+        return [node.node_id for node in self.get_nodes()]
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return every connected node."""
+        return list(asked(self._client.GetNodes, GetNodesRequest()).nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages one by one, so that memory holds one, and return their ids."""
+        return [self._push(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there, one at a time as they are taken.
+
+        A reply is announced before its pieces arrive; one whose pieces never come keeps nobody waiting.
+        """
+        wanted = set(message_ids) - self._arriving.keys()
+        if wanted:
+            found = asked(self._client.PullMessages, PullAppMessagesRequest(message_ids=wanted))
+            for header, tree in zip(found.messages_list, found.message_object_trees, strict=True):
+                self._arriving[header.metadata.reply_to_message_id] = Arrival(header, tree, {})
+        for answered in [known for known in message_ids if known in self._arriving]:
+            arrival = self._arriving[answered]
+            if not self._advance(arrival):
+                continue
+            del self._arriving[answered]
+            receipt = ConfirmMessageReceivedRequest(
+                node=self._node,
+                run_id=self._run.run_id,
+                message_object_id=arrival.header.metadata.message_id,
+            )
+            asked(self._client.ConfirmMessageReceived, receipt)
+            yield arrival.message()
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and return those replies that come within `timeout` seconds."""
+        replies = exchange(self, list(messages), timeout=float("inf") if timeout is None else timeout)
+        return [reply for _, reply in replies]
+
+    def close(self, status: str, details: str) -> None:
+        """End the run; where the SuperLink is gone, it will notice by itself."""
+        self._closed.set()
+        self._heart.join()
+        try:
+            done = PushTaskOutputRequest(sub_status=status, details=details)
+            asked(self._client.PushTaskOutput, done)
+        except LinkError as error:
+            logger.warning("the run's end could not be told: %s", error)
+        self._client.close()
+
+    def _push(self, message: Message) -> str:
+        parcel = transport.take_apart(message)
+        offer = PushAppMessagesRequest(messages_list=[parcel.header], message_object_trees=[parcel.tree])
+        taken = asked(self._client.PushMessages, offer)
+
+        def push(identifier: str, content: bytes) -> None:
+            piece = PushObjectRequest(
+                node=self._node,
+                run_id=self._run.run_id,
+                session_id=taken.session_id,
+                object_id=identifier,
+                object_content=content,
+            )
+            if not asked(self._client.PushObject, piece).stored:
+                raise ObjectPushError(identifier, self._run.run_id, taken.session_id)
+
+        try:
+            parcel.push(set(taken.objects_to_push), push)
+        except ObjectPushError as error:
+            raise LinkError("the SuperLink lost a message that it was given; resume the run.") from error
+        return str(taken.message_ids[0]) if taken.message_ids else ""
+
+    def _advance(self, arrival: Arrival) -> bool:
+        """Take the pieces that are there; return whether nothing more is to be waited for."""
+        for identifier in transport.identifiers(arrival.tree):
+            if identifier in arrival.pieces:
+                continue
+            wanted = PullObjectRequest(node=self._node, run_id=self._run.run_id, object_id=identifier)
+            found = asked(self._client.PullObject, wanted)
+            if not found.object_found:
+                arrival.pieces.clear()
+                return True
+            if not found.object_available:
+                return False
+            arrival.pieces[identifier] = found.object_content
+        return True
+
+    def _beat(self) -> None:
+        while not self._closed.wait(HEARTBEAT):
+            try:
+                asked(self._client.SendTaskHeartbeat, SendTaskHeartbeatRequest())
+            except LinkError as error:
+                logger.warning("%s", error)
+
+
+def _take(federation: Federation, control: Control, run_id: int) -> tuple[int, str]:
+    """Return a run's id and the token of its task, as Flower's executor would take it."""
+    signed = SuperExecAuthHttpInterceptor(
+        master_secret=federation.superexec_secret.read_bytes(), protected_methods={ACQUIRE}
+    )
+    client = _client(federation, signed)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < deadline:
+            wanted = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+            found = asked(client.AcquireTask, wanted)
+            if found.token and found.task.run_id == run_id:
+                return run_id, found.token
+            if found.token:
+                control.stop_run(found.task.run_id)  # of a coordinator that ended before it took its task
+            else:
+                time.sleep(0.05)
+    finally:
+        client.close()
+    raise LinkError("the SuperLink does not hand out the run's task; its log says why.")
+
+
+def _client(federation: Federation, interceptor: ProtobufClientInterceptor) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(
+        f"127.0.0.1:{federation.port}",
+        insecure=False,
+        root_certificates=federation.ca.read_bytes(),
+        interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"), interceptor],
+    )
