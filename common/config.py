@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import tomli_w
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from common.algorithms import ALGORITHMS
@@ -60,10 +59,6 @@ class Config(Section):
     def to_json(self) -> str:
         """Return the canonical text that travels in messages and is hashed: complete, keys sorted."""
         return json.dumps(self.model_dump(by_alias=True, mode="json"), sort_keys=True)
-
-    def to_toml(self) -> str:
-        """Return the complete configuration as TOML; `load` reads it back equal."""
-        return tomli_w.dumps(self.model_dump(by_alias=True, mode="json"))
 
 
 def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:

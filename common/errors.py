@@ -5,6 +5,10 @@ ZamenisError
 ├── DataError         a hospital's folder that cannot be used at all
 │   └── Refused       one file that is left out of a run, with its reason; never stops anything
 ├── WireError         a message that breaks the contract between coordinator and hospital
+├── EnrolmentError    a hospital that cannot be admitted to a federation, or cannot join it
+│   ├── EnrolmentRefused   the coordinator said no, for one reason from `common.enrolment.Code`
+│   └── EnrolmentPending   the coordinator's people have not said yes yet
+├── ServiceError      a background process that cannot be started or stopped
 └── CheckpointError   a checkpoint that does not belong to this run, or is damaged
 
 Every message names what is wrong (file or field), the rule, and what to do. A command that meets a
@@ -38,6 +42,26 @@ class Refused(DataError):  # noqa: N818 - a verdict on one file, not a failure o
 
 class WireError(ZamenisError):
     """A message that breaks the contract between coordinator and hospital."""
+
+
+class EnrolmentError(ZamenisError):
+    """A hospital that cannot be admitted to a federation, or cannot join it."""
+
+
+class EnrolmentRefused(EnrolmentError):  # noqa: N818 - an answer, not a failure of ours
+    """The coordinator said no, for one `code` from `common.enrolment.Code`."""
+
+    def __init__(self, code: str, words: str) -> None:
+        self.code = code
+        super().__init__(words)
+
+
+class EnrolmentPending(EnrolmentError):  # noqa: N818 - an answer, not a failure of ours
+    """The coordinator has the application, and its people have not said yes yet."""
+
+
+class ServiceError(ZamenisError):
+    """A background process that cannot be started or stopped."""
 
 
 class CheckpointError(ZamenisError):

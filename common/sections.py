@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
@@ -26,6 +27,10 @@ class Section(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
     )
+
+    def to_toml(self) -> str:
+        """Return the table complete, with every default, as TOML."""
+        return tomli_w.dumps(self.model_dump(by_alias=True, mode="json"))
 
 
 class Data(Section):

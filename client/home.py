@@ -1,0 +1,235 @@
+"""A hospital node's folder: who it is, its keys, what it has registered, and where everything else lies.
+
+```
+node.toml                          site, federation, address, node number, device, hours, data
+ca.pem                             the one authority that this node trusts
+policy.toml                        what this hospital allows
+keys/node.key, keys/identity.key   made here; they never leave
+peers.toml                         other hospitals' identity keys, as the coordinator told them
+paused                             there while the node is to answer nothing
+state/, logs/
+```
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from pydantic import Field, field_validator
+
+from common.errors import ConfigError
+from common.files import PRIVATE, fresh_folder, write_bytes, write_text
+from common.names import Host, Name, Port, origin
+from common.sections import Section
+from common.settings import read_toml, validate
+
+HOURS = r"^(([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9])?$"
+
+
+class Registered(Section):
+    """A folder of cases that this hospital lets the federation learn from."""
+
+    folder: str
+    state: str
+    """Where the cache and the secret that splits patients lie."""
+    kind: str
+    label: str
+    classes: tuple[str, ...]
+
+
+class NodeSettings(Section):
+    """node.toml."""
+
+    site: Name
+    """This hospital's name in the federation."""
+    federation: Name
+    host: Host
+    port: Port
+    node_id: Annotated[int, Field(ge=1, lt=2**64)]
+    """Flower's number of this node."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Processor threads for computing; 0: all cores."""
+    hours: Annotated[str, Field(pattern=HOURS)] = ""
+    """When the node works, by this machine's clock, e.g. "18:00-06:00"; empty: always."""
+    data: tuple[Registered, ...] = ()
+
+    @field_validator("data")
+    @classmethod
+    def _folders_differ(cls, data: tuple[Registered, ...]) -> tuple[Registered, ...]:
+        folders = [one.folder for one in data]
+        if len(set(folders)) != len(folders):
+            raise ValueError("registers a folder twice; every folder once")
+        return data
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What a hospital proves itself by."""
+
+    node: ec.EllipticCurvePrivateKey = field(repr=False)
+    """P-384; signs every request to Flower."""
+    identity: Ed25519PrivateKey = field(repr=False)
+    """Signs what other hospitals check."""
+
+    @classmethod
+    def make(cls) -> Keys:
+        """Return new keys, from the operating system."""
+        return cls(ec.generate_private_key(ec.SECP384R1()), Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, folder: Path) -> Keys:
+        """Return the keys in `folder`; ConfigError where one is missing or damaged."""
+        node, identity = _private_key(folder / "node.key"), _private_key(folder / "identity.key")
+        if not isinstance(node, ec.EllipticCurvePrivateKey) or not isinstance(identity, Ed25519PrivateKey):
+            raise ConfigError(f"{folder}: holds keys of another kind. {_RESTORE}")
+        return cls(node, identity)
+
+    def save(self, folder: Path) -> None:
+        """Write the keys to `folder` for their owner alone."""
+        for key, name in ((self.node, "node.key"), (self.identity, "identity.key")):
+            content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            write_bytes(folder / name, content, mode=PRIVATE)
+
+
+_RESTORE = "Restore it from a backup, or join again into a new folder."
+
+
+@dataclass(frozen=True)
+class Home:
+    """A hospital node's folder; `make` writes one, `load` opens it."""
+
+    directory: Path
+    settings: NodeSettings
+
+    @classmethod
+    def make(
+        cls, directory: Path, settings: NodeSettings, keys: Keys, ca: bytes, peers: Mapping[str, bytes]
+    ) -> Home:
+        """Write a node's folder, whole or not at all, and return it.
+
+        `ca` is a certificate in PEM, `peers` the identity keys of hospitals by name.
+        Raises FileExistsError where `directory` holds anything, and OSError where it cannot be written.
+        """
+        with fresh_folder(directory) as folder:
+            home = cls(folder, settings)
+            keys.save(home.keys_folder)
+            write_bytes(home.ca, ca)
+            pinned = {name: base64.b64encode(key).decode() for name, key in sorted(peers.items())}
+            write_text(home.peers_file, tomli_w.dumps(pinned))
+            for below in (home.state, home.logs):
+                below.mkdir()
+            write_text(home.settings_file, settings.to_toml())
+        return cls.load(directory)
+
+    @classmethod
+    def load(cls, directory: Path) -> Home:
+        """Return the node in `directory`; ConfigError where there is none, or not all of one."""
+        if not is_home(directory):
+            raise ConfigError(
+                f"{directory}: holds no hospital's node. Join a federation, or name its folder."
+            )
+        directory = directory.resolve()
+        path = directory / "node.toml"
+        home = cls(directory, validate(NodeSettings, read_toml(path), str(path)))
+        if not home.ca.is_file():
+            raise ConfigError(f"{home.ca}: is missing. {_RESTORE}")
+        return home
+
+    def with_settings(self, settings: NodeSettings) -> Home:
+        """Write other settings to node.toml and return the home that has them."""
+        write_text(self.settings_file, settings.to_toml())
+        return Home(self.directory, settings)
+
+    def keys(self) -> Keys:
+        """Return the keys; ConfigError where one is missing or damaged."""
+        return Keys.load(self.keys_folder)
+
+    def peers(self) -> dict[str, bytes]:
+        """Return other hospitals' identity keys by name."""
+        try:
+            return {name: base64.b64decode(key) for name, key in read_toml(self.peers_file).items()}
+        except (TypeError, ValueError):
+            raise ConfigError(f"{self.peers_file}: is damaged. {_RESTORE}") from None
+
+    @property
+    def origin(self) -> str:
+        """The coordinator's address, e.g. https://meta.example.org:8443."""
+        return origin(self.settings.host, self.settings.port)
+
+    @property
+    def settings_file(self) -> Path:
+        """node.toml."""
+        return self.directory / "node.toml"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where the private keys lie."""
+        return self.directory / "keys"
+
+    @property
+    def peers_file(self) -> Path:
+        """peers.toml."""
+        return self.directory / "peers.toml"
+
+    @property
+    def ca(self) -> Path:
+        """The federation's CA certificate."""
+        return self.directory / "ca.pem"
+
+    @property
+    def policy(self) -> Path:
+        """What this hospital allows."""
+        return self.directory / "policy.toml"
+
+    @property
+    def logs(self) -> Path:
+        """One file per background process."""
+        return self.directory / "logs"
+
+    @property
+    def state(self) -> Path:
+        """What must survive a restart."""
+        return self.directory / "state"
+
+    @property
+    def paused(self) -> bool:
+        """Whether the node is to answer nothing for now."""
+        return self._pause_flag.exists()
+
+    def pause(self) -> None:
+        """Let the node answer nothing until `unpause`; doing it twice is no harm."""
+        self._pause_flag.touch()
+
+    def unpause(self) -> None:
+        """Let the node work again."""
+        self._pause_flag.unlink(missing_ok=True)
+
+    @property
+    def _pause_flag(self) -> Path:
+        return self.directory / "paused"
+
+
+def is_home(directory: Path) -> bool:
+    """Return whether a node's folder is there."""
+    return (directory / "node.toml").is_file()
+
+
+def _private_key(path: Path) -> object:
+    try:
+        return load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError):
+        raise ConfigError(f"{path}: is missing or damaged. {_RESTORE}") from None
