@@ -1,0 +1,126 @@
+"""Requests to a coordinator before this hospital has a node there; how they fail, in our own words."""
+
+from __future__ import annotations
+
+import ssl
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import ValidationError
+
+from common.enrolment import (
+    ENROL_PATH,
+    GREETING_PATH,
+    MAX_ANSWER,
+    Application,
+    Code,
+    Greeting,
+    Refusal,
+    Welcome,
+    refused,
+)
+from common.errors import EnrolmentError
+from common.names import origin
+
+PATIENCE = 30.0
+"""Seconds to wait for a connection, and for each part of an answer."""
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_OTHER_NAME = (62, 64)
+"""OpenSSL's verification errors (x509_vfy.h); 62 is about a name, 64 about an IP address."""
+
+
+class Coordinator:
+    """The coordinator at a host and port."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._origin = origin(host, port)
+
+    def greeting(self) -> Greeting:
+        """Return what whoever answers there says; nothing of it is to be trusted yet."""
+        anybody = ssl.create_default_context()
+        anybody.check_hostname = False
+        anybody.verify_mode = ssl.CERT_NONE
+        status, body = self._request("GET", GREETING_PATH, anybody)
+        if status != httpx.codes.OK:
+            raise self._stranger(status)
+        try:
+            return Greeting.model_validate_json(body)
+        except ValidationError:
+            raise self._stranger(status) from None
+
+    def apply(self, application: Application, ca: x509.Certificate) -> Welcome:
+        """Return the answer to `application`, sent to nobody whom `ca` did not certify for this host.
+
+        Raises EnrolmentRefused with the coordinator's code, EnrolmentError where no answer can be had.
+        """
+        trusted = ssl.create_default_context(cadata=ca.public_bytes(Encoding.DER))
+        trusted.verify_flags |= ssl.VERIFY_X509_STRICT
+        status, body = self._request("POST", ENROL_PATH, trusted, application.to_json())
+        try:
+            if status == httpx.codes.OK:
+                return Welcome.model_validate_json(body)
+            code = Refusal.model_validate_json(body).code
+        except ValidationError:
+            raise self._stranger(status) from None
+        raise refused(code)
+
+    def _request(
+        self, method: str, path: str, context: ssl.SSLContext, content: bytes = b""
+    ) -> tuple[int, bytes]:
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        body = bytearray()
+        try:
+            with (
+                httpx.Client(verify=context, timeout=PATIENCE, headers=headers) as client,
+                client.stream(method, self._origin + path, content=content) as response,
+            ):
+                for chunk in response.iter_raw():
+                    body += chunk
+                    if len(body) > MAX_ANSWER:
+                        raise self._stranger(response.status_code)
+                return response.status_code, bytes(body)
+        except httpx.TransportError as error:
+            raise EnrolmentError(self._explain(error)) from error
+
+    def _explain(self, error: httpx.TransportError) -> str:
+        """Return what went wrong on the line, and what to do."""
+        failed = _verification(error)
+        if failed is None:
+            return (
+                f"{self._origin} cannot be reached ({error or type(error).__name__}). Ask the coordinator "
+                "whether it runs, and your network's people for an outgoing connection to that address; "
+                "then run the same command again."
+            )
+        if failed.verify_code in _OTHER_NAME:
+            return (
+                f"the certificate at {self._origin} does not name {self._host}: the token's address leads "
+                "elsewhere, or the coordinator moved. Ask the coordinator for a new token."
+            )
+        if failed.verify_code in (_NOT_YET_VALID, _EXPIRED):
+            when = "is not valid yet" if failed.verify_code == _NOT_YET_VALID else "has expired"
+            return (
+                f"the certificate at {self._origin} {when}. Set this machine's clock if it is wrong; "
+                "else ask the coordinator to renew its certificate."
+            )
+        return (
+            f"the certificate at {self._origin} is not from this federation: somebody stands in between, "
+            "or another server answers there. Do not go on; tell the coordinator."
+        )
+
+    def _stranger(self, status: int) -> EnrolmentError:
+        """Return the error for an answer that no coordinator gives."""
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return refused(Code.UNAVAILABLE)
+        return EnrolmentError(
+            f"{self._origin} answers (HTTP {status}), but not as a Zamenis coordinator does. "
+            "Ask the coordinator whether the token's address is right."
+        )
+
+
+def _verification(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Return the verification error behind `error`, if there is one."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,0 +1,98 @@
+"""The coordinator's side of enrolment: a request's bytes in, an answer's bytes out; no web framework here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from common.enrolment import (
+    MAX_APPLICATION,
+    REFUSALS,
+    Application,
+    Code,
+    Greeting,
+    Refusal,
+    Welcome,
+    refused,
+)
+from common.errors import EnrolmentRefused
+from server.entry import Entry, Status
+from server.federation import Federation
+from server.roster import Roster
+
+logger = logging.getLogger("zamenis.enrolment")
+
+
+class Enrolment:
+    """Answers the two requests of `common.enrolment`, from any number of threads.
+
+    `register_node` makes a node's public key (DER) known to Flower and returns Flower's number for it. It
+    is called again after a crash between its answer and the roster's, or by two copies of one request at
+    once, and must then return the same number.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        roster: Roster,
+        protocol: int,
+        register_node: Callable[[bytes], int],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._federation = federation
+        self._roster = roster
+        self._protocol = protocol
+        self._register_node = register_node
+        self._clock = clock
+        self._ca = federation.ca.read_text(encoding="ascii")
+
+    def greeting(self) -> bytes:
+        """Return who this is, as JSON: what anybody may know."""
+        name = self._federation.name
+        return Greeting(name=name, protocol=self._protocol, ca=self._ca, time=self._clock()).to_json()
+
+    def apply(self, body: bytes) -> tuple[int, bytes]:
+        """Return the HTTP status and the JSON that answer an application."""
+        try:
+            return 200, self._enrol(_read(body)).to_json()
+        except EnrolmentRefused as error:
+            code = Code(error.code)
+        except Exception:
+            logger.exception("a hospital's application could not be answered")
+            code = Code.UNAVAILABLE
+        status, words = REFUSALS[code]
+        return status, Refusal(code=code, words=words).to_json()
+
+    def _enrol(self, application: Application) -> Welcome:
+        """Check the proofs before the roster is asked, so that nobody learns from them who is in it."""
+        if not application.is_proven(self._federation.name):
+            raise refused(Code.MALFORMED)
+        entry = self._roster.enrol(application, now=self._clock(), approval=self._federation.approval)
+        if entry.status is Status.PENDING:
+            logger.info("%s has applied and waits to be accepted", entry.hospital)
+            return Welcome(status="pending", hospital=entry.hospital)
+        entry = self._registered(entry)
+        logger.info("%s is enrolled as node %d", entry.hospital, entry.node_id)
+        return Welcome(
+            status="enrolled",
+            hospital=entry.hospital,
+            node_id=entry.node_id,
+            identity_keys=self._roster.identity_keys(),
+        )
+
+    def _registered(self, entry: Entry) -> Entry:
+        if entry.node_id:
+            return entry
+        return self._roster.set_node_id(entry.hospital, self._register_node(entry.node_key))
+
+
+def _read(body: bytes) -> Application:
+    if len(body) > MAX_APPLICATION:
+        raise refused(Code.MALFORMED)
+    try:
+        return Application.model_validate_json(body)
+    except ValidationError:
+        raise refused(Code.MALFORMED) from None
