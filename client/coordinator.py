@@ -1,4 +1,4 @@
-"""Requests to a coordinator before this hospital has a node there, and every way they fail in our own words."""
+"""Requests to a coordinator before this hospital has a node there; how they fail, in our own words."""
 
 from __future__ import annotations
 

@@ -155,8 +155,8 @@ class _Unfinished:
 def _check_welcome(welcome: Welcome, application: Application) -> None:
     if welcome.status == "pending":
         raise EnrolmentPending(
-            f"{application.hospital} has applied, and the coordinator has yet to accept it. Its identity key is "
-            f"{fingerprint(application.identity_key)}. Run the same command again when it is accepted."
+            f"{application.hospital} has applied, and the coordinator has yet to accept it. Its identity "
+            f"key is {fingerprint(application.identity_key)}. Run the same command again when it is accepted."
         )
     own = welcome.identity_keys.get(application.hospital)
     if welcome.hospital != application.hospital or own != application.identity_key or not welcome.node_id:
