@@ -16,6 +16,7 @@ from client.policy import Kind, check, policy_of
 from client.site import Node, hospital_of, learner_of, prepare
 from common import seeds, weights, wire
 from common.algorithms import ALGORITHMS
+from common.algorithms.algorithm import longest_delta
 from common.cases import Cases
 from common.config import from_json
 from common.errors import PolicyError, ProtocolError, ZamenisError
@@ -120,10 +121,9 @@ def train(message: Message, context: Context) -> Message:
     cases = _learned_from(hospital, training)
     tasks = episodes(cases, config.task.classes, training, generator)
     update = algorithm.local_update(learner, phi, tasks, training, generator)
-    return wire.reply_contribution(
-        message,
-        wire.Contribution(weights.pack(update.delta), update.loss_sum, update.episodes, len(cases)),
-    )
+    delta = weights.clip(weights.pack(update.delta), longest_delta(training, learner.size()))
+    contribution = wire.Contribution(delta, update.loss_sum, update.episodes, len(cases))
+    return wire.reply_contribution(message, contribution)
 
 
 @app.evaluate()

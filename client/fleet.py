@@ -48,8 +48,9 @@ PATIENCE = 10.0
 NOT_ADMITTED = (
     "the coordinator does not admit this hospital: it has not been accepted yet, or it was revoked."
 )
-AWAY = {502, 503, 504}
 UNAUTHORIZED = 401
+SERVER_ERROR = 500
+"""From this status on it is the coordinator that has trouble."""
 
 
 class LineError(ZamenisError):
@@ -210,7 +211,7 @@ def _ask(call: Callable[[Request], Answer], request: Request) -> Answer:
         status = error.response.status_code
         if status == UNAUTHORIZED:
             raise NotAdmittedError(NOT_ADMITTED) from error
-        if status in AWAY:
+        if status >= SERVER_ERROR:
             raise LineError(f"the coordinator is not ready (status {status}).") from error
         raise UnwantedError(f"the coordinator declined (status {status}).") from error
     except httpx.HTTPError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from client.fleet import Fleet, LineError, NotAdmittedError, UnusableError
+from client.fleet import Fleet, UnusableError
 from client.home import Home
 from client.hours import opens
 from client.policy import policy_of
@@ -62,13 +62,20 @@ class Node:
                         retry = FIRST_RETRY
                         self._tell("connected")
                         self._serve(line)
-                except (LineError, NotAdmittedError) as error:
-                    self._tell(f"waiting: {error}")
-                    self.stopping.wait(retry)
-                    retry = min(2 * retry, LAST_RETRY)
+                except ZamenisError as error:
+                    retry = self._wait(retry, str(error))
+                except Exception:
+                    logger.exception("the line broke in a way that we have no words for")
+                    retry = self._wait(retry, "the line broke; the log says more")
         finally:
             self._worker.stop()
             self._tell("stopped")
+
+    def _wait(self, retry: float, why: str) -> float:
+        """Wait before the line is tried again; return how long to wait the next time."""
+        self._tell(f"waiting: {why}")
+        self.stopping.wait(retry)
+        return min(2 * retry, LAST_RETRY)
 
     def _serve(self, line: Fleet) -> None:
         """Answer messages for as long as this node may work."""

@@ -113,6 +113,9 @@ class Training(Section):
     batch_size: Count = 16
     proximal: NotNegative = 0.0
     """FedProx's mu: weight of half the squared distance to phi in every inner step."""
+    clip_norm: NotNegative = 0.0
+    """L2 norm that a site clips its delta to, and above which a coordinator leaves one out; 0: what the
+    inner loop can reach at all, inner-lr times inner-steps times the root of the number of parameters."""
     weighting: Literal["uniform", "examples"] = "uniform"
     """How a round's deltas are averaged."""
     outer: Outer = Outer()

@@ -37,6 +37,12 @@ def pack(weights: Weights) -> Float[Tensor, "parameter"]:
     return torch.cat([tensor.reshape(-1) for tensor in weights.values()])
 
 
+def clip(vector: Float[Tensor, "parameter"], norm: float) -> Float[Tensor, "parameter"]:
+    """Return `vector`, shortened to L2 norm `norm` where it is longer."""
+    length = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    return vector * (norm / length) if length > norm else vector
+
+
 def unpack(vector: Float[Tensor, "parameter"], like: Weights) -> Weights:
     """Return `vector` cut into the names and shapes of `like`; the inverse of `pack`."""
     sizes = [tensor.numel() for tensor in like.values()]

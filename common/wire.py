@@ -13,6 +13,7 @@ A hospital's error travels as a code and our own words, never as an exception's 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -171,9 +172,26 @@ def read_description(reply: Message) -> Description:
     try:
         fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
         shape = tuple(int(size) for size in fields["input_shape"])
-        return Description(str(fields["site"]), shape, str(fields["digest"]), dict(fields["census"]))
-    except (KeyError, TypeError, ValueError) as error:
+        return Description(str(fields["site"]), shape, str(fields["digest"]), _census(fields["census"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WireError("what a site says of itself is not what was asked for.") from error
+
+
+def _census(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a census with the fields that we know and nothing else."""
+    return {
+        "accepted": int(told["accepted"]),
+        "refused": {printable(str(name)): int(count) for name, count in told["refused"].items()},
+        "patients": int(told["patients"]),
+        "per_class": {printable(str(name)): int(count) for name, count in told["per_class"].items()},
+        "warnings": [printable(str(words)) for words in told["warnings"]],
+    }
+
+
+def printable(words: str) -> str:
+    """Return another side's words fit to be shown: printable, and of bounded length."""
+    kept = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in words)
+    return kept[:LONGEST_WORDS]
 
 
 def reply_contribution(message: Message, contribution: Contribution) -> Message:
@@ -200,7 +218,9 @@ def read_contribution(reply: Message, parameters: int) -> Contribution:
         ) from error
     if not (isinstance(episodes, int) and isinstance(cases, int) and episodes > 0 and cases > 0):
         raise WireError("episodes and cases must be positive whole numbers.")
-    return Contribution(delta, float(cast(float, loss_sum)), episodes, cases)
+    if not isinstance(loss_sum, float) or not math.isfinite(loss_sum):
+        raise WireError("loss-sum must be finite.")
+    return Contribution(delta, loss_sum, episodes, cases)
 
 
 def reply_judgement(message: Message, judgement: Judgement) -> Message:
@@ -221,14 +241,17 @@ def read_judgement(reply: Message) -> Judgement:
     try:
         arrays = {name: _measured(array) for name, array in reply.content.array_records["judgement"].items()}
         facts = reply.content.config_records["facts"]
+        hurt, fell_back = (float(cast(float, facts[name])) for name in ("hurt", "fell-back"))
+        if not (0 <= hurt <= 1 and 0 <= fell_back <= 1):
+            raise ValueError("a share lies between 0 and 1")
         return Judgement(
             draws={name[6:]: values for name, values in arrays.items() if name.startswith("draws/")},
             replicates={
                 name[11:]: values for name, values in arrays.items() if name.startswith("replicates/")
             },
-            hurt=float(cast(float, facts["hurt"])),
-            fell_back=float(cast(float, facts["fell-back"])),
-            left_out=str(facts["left-out"]),
+            hurt=hurt,
+            fell_back=fell_back,
+            left_out=printable(str(facts["left-out"])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WireError("what a site measured is not what was asked for.") from error
@@ -236,8 +259,8 @@ def read_judgement(reply: Message) -> Judgement:
 
 def _measured(array: Array) -> NDArray[np.float64]:
     values = array.numpy()
-    if values.ndim != 1 or values.dtype.kind != "f":
-        raise ValueError("a metric must be a vector of floating-point numbers")
+    if values.ndim != 1 or values.dtype.kind != "f" or np.isinf(values).any():
+        raise ValueError("a metric must be a vector of floating-point numbers, none of them infinite")
     return values
 
 
@@ -247,11 +270,8 @@ def refuse(message: Message, code: int, words: str) -> Message:
 
 
 def words_of(reply: Message) -> str:
-    """Return why a reply is an error, fit to be shown: printable, and of bounded length."""
-    words = "".join(
-        letter if letter.isprintable() or letter == "\n" else "?" for letter in reply.error.reason or ""
-    )
-    return words[:LONGEST_WORDS] or WORDS.get(reply.error.code, "it gave no reason.")
+    """Return why a reply is an error."""
+    return printable(reply.error.reason or "") or WORDS.get(reply.error.code, "it gave no reason.")
 
 
 def vector(values: Float[Tensor, "parameter"]) -> ArrayRecord:

@@ -27,6 +27,7 @@ from server.federation import Federation
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+SERVER_ERROR = 500
 SECRET_HEADER = "x-zamenis-control"  # noqa: S105 - the header's name
 BUNDLE = """\
 [project]
@@ -41,6 +42,10 @@ serverapp = "server.app:app"
 clientapp = "client.app:app"
 """
 """Flower wants an app bundle for every run; this one has no code in it."""
+
+
+class UnwantedError(LinkError):
+    """The SuperLink is there and declines."""
 
 
 class Control:
@@ -106,7 +111,9 @@ def asked(call: Callable[[Request], Answer], request: Request) -> Answer:
     try:
         return call(request)
     except httpx.HTTPStatusError as error:
-        raise LinkError(f"the SuperLink declined (status {error.response.status_code}).") from error
+        status = error.response.status_code
+        kind = UnwantedError if status < SERVER_ERROR else LinkError
+        raise kind(f"the SuperLink declined (status {status}); its log says why.") from error
     except httpx.HTTPError as error:
         raise LinkError(
             f"the SuperLink does not answer ({type(error).__name__}); is it started? "

@@ -112,7 +112,7 @@ def judge(
     for place, reply in exchange(grid, messages, timeout=timeout):
         silent.discard(place)
         try:
-            answer = _judged(reply)
+            answer = _judged(reply, questions[place], config.experiment.metric)
         except WireError as error:
             if on_trouble is None:
                 raise DataError(_named(questions[place].site, str(error))) from error
@@ -125,10 +125,22 @@ def judge(
         on_trouble(place, "it did not answer in time")
 
 
-def _judged(reply: Message) -> wire.Judgement:
+def _judged(reply: Message, question: Question, headline: str) -> wire.Judgement:
+    """Return an answer; WireError where it does not fit its question."""
     if reply.has_error():
         raise WireError(wire.words_of(reply))
-    return wire.read_judgement(reply)
+    answer = wire.read_judgement(reply)
+    if answer.left_out:
+        return answer
+    fits = (
+        answer.draws.keys() == answer.replicates.keys()
+        and headline in answer.draws
+        and all(len(values) in (1, question.draws) for values in answer.draws.values())
+        and all(len(values) == question.replicates for values in answer.replicates.values())
+    )
+    if not fits:
+        raise WireError("what a site measured is not what was asked for.")
+    return answer
 
 
 def _ask(config: Config, nodes: Mapping[str, int], question: Question, phi: ArrayRecord) -> Message:

@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
@@ -47,7 +48,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common import transport
 from common.errors import LinkError, WireError
-from server.control import Control, asked
+from common.files import write_text
+from server.control import Control, UnwantedError, asked
 from server.exchange import exchange
 from server.federation import Federation
 
@@ -55,15 +57,24 @@ logger = logging.getLogger("zamenis.server")
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 HEARTBEAT = 10.0
 """Seconds between two signs of life; the SuperLink ends a run after a minute without."""
+SLACK = 64 * 2**20
+"""Bytes by which a reply may be longer than twice the longest message that was sent."""
 PATIENCE = 60.0
 """Seconds in which the SuperLink has to offer the task of a run that it has just started."""
 
 
 @contextmanager
-def open_run(federation: Federation) -> Iterator[LinkGrid]:
-    """Begin a run and yield its grid; the run ends with the block, well or badly."""
+def open_run(federation: Federation, memory: Path) -> Iterator[LinkGrid]:
+    """Begin a run and yield its grid; the run ends with the block, well or badly.
+
+    `memory` is a file that keeps the run's number: where its coordinator was killed, the next one ends it
+    first, so that no hospital goes on with work that nobody waits for.
+    """
     control = Control(federation)
+    with suppress(OSError, ValueError, UnwantedError):
+        control.stop_run(int(memory.read_text(encoding="ascii")))
     run_id = control.start_run()
+    write_text(memory, str(run_id))
     grid = LinkGrid(federation, *_take(federation, control, run_id))
     status, details = SubStatus.FAILED, "the coordinator stopped it"
     try:
@@ -97,6 +108,7 @@ class LinkGrid(Grid):
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         self._closed = threading.Event()
         self._arriving: dict[str, Arrival] = {}
+        self._longest = 0
         given = asked(self._client.PullTaskInput, PullTaskInputRequest())
         TaskIdentity.task_id, TaskIdentity.run_id = given.task_id, run_id
         TaskIdentity.node_id = given.context.node_id
@@ -182,7 +194,11 @@ class LinkGrid(Grid):
         offer = PushAppMessagesRequest(messages_list=[parcel.header], message_object_trees=[parcel.tree])
         taken = asked(self._client.PushMessages, offer)
 
+        pushed = 0
+
         def push(identifier: str, content: bytes) -> None:
+            nonlocal pushed
+            pushed += len(content)
             piece = PushObjectRequest(
                 node=self._node,
                 run_id=self._run.run_id,
@@ -195,6 +211,7 @@ class LinkGrid(Grid):
 
         try:
             parcel.push(set(taken.objects_to_push), push)
+            self._longest = max(self._longest, pushed)
         except ObjectPushError as error:
             raise LinkError("the SuperLink lost a message that it was given; resume the run.") from error
         return str(taken.message_ids[0]) if taken.message_ids else ""
@@ -212,6 +229,10 @@ class LinkGrid(Grid):
             if not found.object_available:
                 return False
             arrival.pieces[identifier] = found.object_content
+            if sum(map(len, arrival.pieces.values())) > 2 * self._longest + SLACK:
+                logger.warning("a reply is far longer than what it answers; it is dropped")
+                arrival.pieces.clear()
+                return True
         return True
 
     def _beat(self) -> None:

@@ -131,7 +131,7 @@ def _through_outages(
     retry, begun = 1.0, False
     while True:
         try:
-            with open_run(federation) as grid:
+            with open_run(federation, run.folder / "flower-run") as grid:
                 retry, begun = 1.0, True
                 entries = Roster(federation.roster).entries()
                 names = {one.node_id: one.hospital for one in entries if one.status is Status.ENROLLED}

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common import wire
+from common.algorithms.algorithm import longest_delta
 from common.config import Config
 from common.errors import DataError, WireError
 from server.aggregate import Mean, in_order
@@ -26,6 +28,8 @@ from server.exchange import exchange
 from server.outer_loop import OuterState, apply
 
 logger = logging.getLogger("zamenis.server")
+ROUNDING = 1e-5
+"""Relative error that float32 may add to the length of a clipped delta."""
 OnRound = Callable[[Checkpoint], None]
 
 
@@ -115,6 +119,13 @@ class MetaStrategy(Strategy):
             self.on_round(Checkpoint(self.state, self.history))
         return Result()
 
+    def _check_length(self, contribution: wire.Contribution) -> None:
+        """Raise WireError for a delta that no honest site sends."""
+        longest = longest_delta(self.training, self.state.phi.numel())
+        length = float(torch.linalg.vector_norm(contribution.delta, dtype=torch.float64))
+        if length > longest * (1 + ROUNDING):
+            raise WireError(f"delta is {length:.3g} long, and none may be longer than {longest:.3g}.")
+
     def _cohort(self, server_round: int) -> list[str]:
         return cohort(self.sites, self.training.cohort, seed=self.config.seed, server_round=server_round)
 
@@ -127,6 +138,8 @@ class MetaStrategy(Strategy):
             try:
                 if reply.has_error():
                     raise WireError(wire.words_of(reply).removeprefix(f"{site}: "))
-                yield site, wire.read_contribution(reply, self.state.phi.numel())
+                contribution = wire.read_contribution(reply, self.state.phi.numel())
+                self._check_length(contribution)
+                yield site, contribution
             except WireError as error:
                 missing[site] = str(error)

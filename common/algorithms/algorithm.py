@@ -6,6 +6,7 @@ The coordinator's half is shared by all (`server/outer_loop`); an algorithm diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,12 @@ class Algorithm:
     """What makes the algorithm itself, over [training]; keys as in a configuration file."""
     pooled: bool = False
     """Trains where all sites' data lie together: no federation, an upper bound for one."""
+
+
+def longest_delta(training: Training, parameters: int) -> float:
+    """Return the L2 norm that no site's delta may exceed (`clip-norm` in [training])."""
+    reach = training.inner_lr * training.inner_steps * math.sqrt(parameters)
+    return training.clip_norm or reach
 
 
 def inner_settings(training: Training) -> InnerLoop:
