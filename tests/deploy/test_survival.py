@@ -1,0 +1,158 @@
+"""Real processes are killed, frozen and cut off in the middle of a run, as docs/reliability.md tells."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import service
+from simulation.rehearse import Rehearsal
+from tests.deploy.stage import (
+    ROUNDS,
+    Attempt,
+    connected,
+    freeze,
+    node_process,
+    phi,
+    thaw,
+    until,
+    worker_process,
+)
+
+EVERYONE = ("site-1", "site-2", "site-3")
+
+
+@pytest.fixture(autouse=True)
+def whole(stage: Rehearsal) -> None:
+    """Begin with everyone connected."""
+    connected(stage, *EVERYONE)
+
+
+def test_over_a_network_a_run_ends_in_the_bits_of_the_simulation(
+    stage: Rehearsal, undisturbed: torch.Tensor, run_file: Path
+) -> None:
+    """Commands, TLS, processes: the same weights, and the same files as the simulator's."""
+    run = Attempt(stage, "run", str(run_file))
+    told = run.end()
+    assert torch.equal(phi(run.folder), undisturbed)
+    assert {"report.html", "results.json", "config.toml"} <= {path.name for path in run.folder.iterdir()}
+    assert "Meta-trained over 3 hospitals" in told
+    assert run.name in stage.coordinate("runs")
+
+
+def test_a_worker_that_is_killed_costs_its_message(stage: Rehearsal, run_file: Path) -> None:
+    """The hospital misses one round, with a reason in both logs, and answers the next."""
+    run = Attempt(stage, "run", str(run_file))
+    run.after(1)
+    os.kill(worker_process(stage, "site-2"), signal.SIGKILL)
+    run.end()
+    counts = [one["sites"] for one in run.rounds()]
+    assert len(counts) == ROUNDS
+    assert counts[-1] == 3
+    assert counts.count(2) <= 1
+    if 2 in counts:
+        assert "site-2 is left out: the process that computed there was lost" in run.log
+        assert "the worker died" in (stage.node("site-2") / "logs" / "node.log").read_text()
+
+
+def test_a_node_that_is_killed_is_missed_and_comes_back(stage: Rehearsal, run_file: Path) -> None:
+    """The others go on; once started again it takes part again, without waiting to be forgotten."""
+    over = ("--set", "training.rounds=12", "--set", "training.round-timeout=6")
+    run = Attempt(stage, "run", str(run_file), *over)
+    run.after(1)
+    os.kill(node_process(stage, "site-3"), signal.SIGKILL)
+    until(lambda: service.status(stage.node("site-3"), "node") is None)
+    until(lambda: any(one["sites"] == 2 for one in run.rounds()))
+    stage.tell("site-3", "start")
+    run.end()
+    counts = [one["sites"] for one in run.rounds()]
+    assert counts[-1] == 3
+    assert "site-3 is left out" in run.log
+
+
+def test_a_coordinator_that_is_killed_resumes_with_the_right_weights(
+    stage: Rehearsal, undisturbed: torch.Tensor, run_file: Path
+) -> None:
+    """Killed three times, wherever it is: training, adding up, writing its checkpoint."""
+    run = Attempt(stage, "run", str(run_file))
+    for rounds in (1, 2, 3):
+        run.after(rounds)
+        run.kill()
+        run = Attempt(stage, "resume", run.name)
+    run.end()
+    assert [one["round"] for one in run.rounds()] == list(range(1, ROUNDS + 1))
+    assert torch.equal(phi(run.folder), undisturbed)
+
+
+def test_a_superlink_that_is_killed_is_waited_for(
+    stage: Rehearsal, undisturbed: torch.Tensor, run_file: Path
+) -> None:
+    """The run goes on by itself once the service is started again; hospitals find it again too."""
+    run = Attempt(stage, "run", str(run_file))
+    run.after(2)
+    pid = service.status(stage.coordinator, "superlink")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: service.status(stage.coordinator, "superlink") is None)
+    stage.coordinate("start")
+    told = run.end(within=120)
+    assert "nothing finished is lost" in told
+    assert [one["sites"] for one in run.rounds()] == [3] * ROUNDS
+    assert torch.equal(phi(run.folder), undisturbed)
+
+
+def test_a_silent_hospital_is_left_out_and_welcome_again(stage: Rehearsal, run_file: Path) -> None:
+    """Frozen, it misses its deadline; what it answers afterwards is not taken; then it takes part again."""
+    run = Attempt(
+        stage, "run", str(run_file), "--set", "training.rounds=14", "--set", "training.round-timeout=4"
+    )
+    run.after(1)
+    pids = [worker_process(stage, "site-1"), node_process(stage, "site-1")]
+    for pid in pids:
+        freeze(pid)
+    try:
+        until(lambda: any(one["sites"] == 2 for one in run.rounds()))
+    finally:
+        for pid in pids:
+            thaw(pid)
+    run.end()
+    counts = [one["sites"] for one in run.rounds()]
+    assert counts[-1] == 3
+    assert "site-1 is left out: did not answer in time" in run.log
+
+
+def test_too_few_hospitals_leave_phi_as_it_was(stage: Rehearsal, run_file: Path) -> None:
+    """Below min-cohort a round changes nothing; with min-cohort 0 the run stops and can be resumed."""
+    stage.tell("site-1", "pause")
+    try:
+        until(lambda: "site-1" not in stage.coordinate("status").split("connected")[1].splitlines()[0])
+        run = Attempt(
+            stage, "run", str(run_file), "--set", "training.min-cohort=3", "--set", "training.rounds=2"
+        )
+        run.end()
+        assert ["delta-norm" in one for one in run.rounds()] == [False, False]
+    finally:
+        stage.tell("site-1", "unpause")
+
+
+def test_a_run_without_quorum_stops_at_a_missing_hospital_and_goes_on(
+    stage: Rehearsal, undisturbed: torch.Tensor, run_file: Path
+) -> None:
+    """With min-cohort 0 everyone is needed: the run ends with the reason, and resumes to the same bits."""
+    over = ("--set", "training.min-cohort=0", "--set", "training.round-timeout=4")
+    run = Attempt(stage, "run", str(run_file), *over)
+    run.after(1)
+    pid = node_process(stage, "site-2")
+    freeze(pid)
+    try:
+        told = run.end(code=2)
+    finally:
+        thaw(pid)
+    assert "site-2: did not answer in time" in told
+    again = Attempt(stage, "resume", run.name)
+    again.end()
+    assert torch.equal(phi(run.folder), undisturbed)
