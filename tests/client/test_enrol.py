@@ -19,6 +19,7 @@ import pytest
 
 from client.enrol import join
 from client.home import Home
+from client.policy import policy_of
 from common.enrolment import Greeting
 from common.errors import EnrolmentError, EnrolmentPending, EnrolmentRefused
 from common.invitation import Invitation
@@ -68,6 +69,7 @@ def test_a_hospital_joins(there: Coordinator, tmp_path: Path) -> None:
         assert entries[name].identity_key == own
     assert first.peers() == {}
     assert second.peers() == {"st-anna": entries["st-anna"].identity_key}
+    assert policy_of(second.policy).explain is False
     assert second.settings.port == server.server_port
     assert left(tmp_path) == ["anna", "olaf"]
 

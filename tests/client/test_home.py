@@ -9,20 +9,25 @@ import pytest
 
 from client.home import Home, Keys, NodeSettings, Registered
 from common.errors import ConfigError
+from common.identity import fingerprint
 from common.settings import validate
 
 SETTINGS = NodeSettings(
     site="st-anna", federation="demo", host="meta.example.org", port=8443, node_id=2**64 - 1
 )
-XRAY = Registered(
-    folder="/data/x", state="/data/s", kind="classification", label="finding", classes=("a", "b")
-)
+XRAY = Registered(folder="/data/x", state="/data/s", label="finding", classes=("a", "b"))
+
+
+def make(folder: Path) -> Home:
+    """Make a node's folder with new keys."""
+    peers = {"other": b"k" * 32}
+    return Home.make(folder, SETTINGS, Keys.make(), ca=b"certificate", peers=peers, policy="# all\n")
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """Return a new node's folder."""
-    return Home.make(tmp_path / "node", SETTINGS, Keys.make(), b"certificate", {"other": b"k" * 32})
+    return make(tmp_path / "node")
 
 
 def test_a_home_is_kept(home: Home) -> None:
@@ -31,7 +36,10 @@ def test_a_home_is_kept(home: Home) -> None:
     assert home.settings == SETTINGS
     assert home.origin == "https://meta.example.org:8443"
     assert home.ca.read_bytes() == b"certificate"
+    assert home.policy.read_text() == "# all\n"
     assert home.peers() == {"other": b"k" * 32}
+    own = home.keys().identity.public_key().public_bytes_raw()
+    assert home.fingerprint == fingerprint(own)
     assert home.logs.is_dir()
     assert home.state.is_dir()
     modes = [stat.S_IMODE(path.stat().st_mode) for path in home.keys_folder.iterdir()]
@@ -75,7 +83,7 @@ def test_pausing(home: Home) -> None:
         ({"site": "St Anna"}, "site must be letters"),
         ({"node-id": 0}, "node-id"),
         ({"node-id": 2**64}, "node-id"),
-        ({"data": [XRAY.model_dump()] * 2}, "registers a folder twice"),
+        ({"data": [XRAY.model_dump()] * 2}, "registers a folder's label twice"),
         ({"treads": 2}, "did you mean threads"),
     ],
 )
@@ -108,9 +116,9 @@ def test_what_is_missing_or_damaged_is_named(home: Home, tmp_path: Path) -> None
 
 def test_nothing_is_written_over(home: Home) -> None:
     """A folder that holds anything stays as it is."""
-    before = sorted(home.directory.rglob("*"))
+    before, key = sorted(home.directory.rglob("*")), home.keys().node.public_key()
     with pytest.raises(FileExistsError):
-        Home.make(home.directory, SETTINGS, Keys.make(), b"other", {})
-    assert home.ca.read_bytes() == b"certificate"
+        make(home.directory)
+    assert home.keys().node.public_key() == key
     assert sorted(home.directory.rglob("*")) == before
     assert [path.name for path in home.directory.parent.iterdir()] == ["node"]

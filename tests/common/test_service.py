@@ -162,12 +162,12 @@ def test_a_hold_ends(tmp_path: Path) -> None:
 
 
 def test_a_unit_is_what_systemd_takes(tmp_path: Path) -> None:
-    """Spaces, percent and dollar signs stay what they are; the folder alone may be written to."""
+    """Spaces, percent and dollar signs stay what they are; only the folders named may be written to."""
     folder = tmp_path / "a folder 100%"
     folder.mkdir()
-    text = systemd_unit("Node of 100%", [sys.executable, "a b", "$HOME"], folder)
+    text = systemd_unit("Node of 100%", [sys.executable, "a b", "$HOME"], folder, [tmp_path / "b"])
     assert f'ExecStart="{sys.executable}" "a b" "$$HOME"\n' in text
-    assert f'ReadWritePaths="{tmp_path}/a folder 100%%"\n' in text
+    assert f'ReadWritePaths="-{tmp_path}/a folder 100%%" "-{tmp_path}/b"\n' in text
     assert "Description=Node of 100%%\n" in text
     assert f"User={folder.owner()}\n" in text
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "Restart=on-failure"):

@@ -141,7 +141,7 @@ def test_revoked_and_admitted_again(roster: Roster) -> None:
     keys = Keys.make()
     secret = roster.admit("st-anna", expires_at=END, now=NOW)
     roster.enrol(apply("st-anna", secret, keys), now=NOW, approval=False)
-    roster.set_node_id("st-anna", 7)
+    roster.register("st-anna", lambda _: 7)
     digest = roster.digest
     assert roster.revoke("st-anna", now=NOW).node_id == 7
     assert roster.digest != digest
@@ -181,17 +181,40 @@ def test_no_key_under_two_names(roster: Roster) -> None:
 
 
 def test_node_numbers(roster: Roster) -> None:
-    """Any unsigned 64-bit number; 0 is nobody; only an enrolled hospital has one."""
-    enter(roster, "st-anna")
+    """Any unsigned 64-bit number, asked for once by the node's key; 0 is nobody; a failure leaves none."""
+    keys: list[bytes] = []
+
+    def register(key: bytes) -> int:
+        keys.append(key)
+        return 2**64 - len(keys)
+
+    def away(key: bytes) -> int:
+        raise ConnectionError
+
+    entry = enter(roster, "st-anna")
+    with pytest.raises(ConnectionError):
+        roster.register("st-anna", away)
+    assert roster.by_node_id(0) is None
+    for _ in range(2):
+        assert roster.register("st-anna", register).node_id == 2**64 - 1
+    assert keys == [entry.node_key]
     enter(roster, "other")
-    assert roster.set_node_id("st-anna", 2**64 - 1).node_id == 2**64 - 1
+    assert roster.register("other", register).node_id == 2**64 - 2
     found = roster.by_node_id(2**64 - 1)
     assert found is not None
     assert found.hospital == "st-anna"
-    assert roster.by_node_id(0) is None
     assert roster.by_node_id(5) is None
-    roster.admit("invited", expires_at=END, now=NOW)
-    assert roster.set_node_id("invited", 5).node_id == 0
+
+
+def test_only_an_enrolled_hospital_has_a_node(roster: Roster) -> None:
+    """A hospital revoked between its enrolment and its node's registration never reaches Flower."""
+    enter(roster, "st-anna")
+    roster.revoke("st-anna", now=NOW)
+    with pytest.raises(EnrolmentRefused, match="has revoked this hospital"):
+        roster.register("st-anna", lambda _: pytest.fail("a revoked hospital was registered"))
+    enter(roster, "pending", approval=True)
+    with pytest.raises(EnrolmentError, match="pending is pending: only an enrolled"):
+        roster.register("pending", lambda _: pytest.fail("a hospital that waits was registered"))
 
 
 def test_only_a_digest_of_the_secret_is_kept(roster: Roster) -> None:
