@@ -16,10 +16,8 @@ from rich.text import Text
 
 from client.enrol import join as enrol
 from client.home import Home
-from client.policy import guarded
 from common import service, terminal
 from common.errors import ConfigError
-from common.files import write_text
 from common.terminal import ConsoleProgress, console
 
 SERVICE = "node"
@@ -43,7 +41,6 @@ def join(
 ) -> None:
     """Make this hospital's keys, check the coordinator's, and enrol."""
     joined = enrol(token, folder)
-    write_text(joined.policy, guarded())
     console.print(
         f"[green]✓[/] {joined.settings.site} has joined {joined.settings.federation}.", highlight=False
     )
@@ -136,7 +133,11 @@ def start(
     home = Home.load(directory)
     argv = [_program(), "start", "--foreground", "--dir", str(home.directory)]
     if systemd:
-        sys.stdout.write(service.systemd_unit(f"Zamenis node of {home.settings.site}", argv, home.directory))
+        title, states = (
+            f"Zamenis node of {home.settings.site}",
+            [Path(one.state) for one in home.settings.data],
+        )
+        sys.stdout.write(service.systemd_unit(title, argv, home.directory, also=states))
     elif foreground:
         _serve(home)
     else:

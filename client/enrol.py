@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from client.coordinator import Coordinator
 from client.home import Home, Keys, NodeSettings, is_home
+from client.policy import guarded
 from common.enrolment import CLOCK_TOLERANCE, Application, Code, Welcome
 from common.errors import EnrolmentError, EnrolmentPending, EnrolmentRefused
 from common.files import fresh_folder, write_text
@@ -178,7 +179,8 @@ def _write(
     )
     peers = {name: key for name, key in welcome.identity_keys.items() if name != invitation.hospital}
     try:
-        return Home.make(directory, settings, keys, ca.public_bytes(Encoding.PEM), peers)
+        certificate = ca.public_bytes(Encoding.PEM)
+        return Home.make(directory, settings, keys, ca=certificate, peers=peers, policy=guarded())
     except OSError as error:
         raise EnrolmentError(
             f"{directory}: the coordinator has enrolled this hospital, but its folder cannot be written "

@@ -120,17 +120,25 @@ class Home:
 
     @classmethod
     def make(
-        cls, directory: Path, settings: NodeSettings, keys: Keys, ca: bytes, peers: Mapping[str, bytes]
+        cls,
+        directory: Path,
+        settings: NodeSettings,
+        keys: Keys,
+        *,
+        ca: bytes,
+        peers: Mapping[str, bytes],
+        policy: str,
     ) -> Home:
         """Write a node's folder, whole or not at all, and return it.
 
-        `ca` is a certificate in PEM, `peers` the identity keys of hospitals by name.
+        `ca` is a certificate in PEM, `peers` the identity keys of hospitals by name, `policy` policy.toml.
         Raises FileExistsError where `directory` holds anything, and OSError where it cannot be written.
         """
         with fresh_folder(directory) as folder:
             home = cls(folder, settings)
             keys.save(home.keys_folder)
             write_bytes(home.ca, ca)
+            write_text(home.policy, policy)
             pinned = {name: base64.b64encode(key).decode() for name, key in sorted(peers.items())}
             write_text(home.peers_file, tomli_w.dumps(pinned))
             for below in (home.state, home.logs):

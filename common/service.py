@@ -110,10 +110,14 @@ def hold(folder: Path, name: str) -> Iterator[None]:
             os.close(file)
 
 
-def systemd_unit(description: str, argv: Sequence[str], folder: Path) -> str:
-    """Return a systemd unit that runs `argv` as the owner of `folder`, which alone it may write to."""
+def systemd_unit(description: str, argv: Sequence[str], folder: Path, also: Sequence[Path] = ()) -> str:
+    """Return a systemd unit that runs `argv` as the owner of `folder`.
+
+    It may write there and to the folders `also`, where they exist as it starts, and nowhere else.
+    """
     folder = folder.resolve()
     command = " ".join(_quoted(word) for word in argv)
+    writable = " ".join(_quoted(f"-{path.resolve()}", dollar=False) for path in (folder, *also))
     return f"""\
 [Unit]
 Description={description.replace("%", "%%")}
@@ -132,7 +136,7 @@ NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
 ProtectHome=read-only
-ReadWritePaths={_quoted(str(folder), dollar=False)}
+ReadWritePaths={writable}
 PrivateTmp=yes
 ProtectControlGroups=yes
 ProtectHostname=yes

@@ -114,8 +114,8 @@ def accept(
 
     federation = Federation.load(directory)
     roster = Roster(federation.roster)
-    entry = roster.accept(hospital, now=time.time())
-    roster.set_node_id(hospital, Control(federation).register(entry.node_key))
+    roster.accept(hospital, now=time.time())
+    roster.register(hospital, Control(federation).register)
     console.print(f"[green]✓[/] {hospital} is accepted.", highlight=False)
 
 

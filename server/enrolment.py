@@ -19,7 +19,7 @@ from common.enrolment import (
     refused,
 )
 from common.errors import EnrolmentRefused
-from server.entry import Entry, Status
+from server.entry import Status
 from server.federation import Federation
 from server.roster import Roster
 
@@ -29,9 +29,8 @@ logger = logging.getLogger("zamenis.enrolment")
 class Enrolment:
     """Answers the two requests of `common.enrolment`, from any number of threads.
 
-    `register_node` makes a node's public key (DER) known to Flower and returns Flower's number for it. It
-    is called again after a crash between its answer and the roster's, or by two copies of one request at
-    once, and must then return the same number.
+    `register_node` makes a node's public key (DER) known to Flower and returns Flower's number for it: see
+    `Roster.register`. It may be called again after a crash, never by two at once.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Enrolment:
         if entry.status is Status.PENDING:
             logger.info("%s has applied and waits to be accepted", entry.hospital)
             return Welcome(status="pending", hospital=entry.hospital)
-        entry = self._registered(entry)
+        entry = self._roster.register(entry.hospital, self._register_node)
         logger.info("%s is enrolled as node %d", entry.hospital, entry.node_id)
         return Welcome(
             status="enrolled",
@@ -82,11 +81,6 @@ class Enrolment:
             node_id=entry.node_id,
             identity_keys=self._roster.identity_keys(),
         )
-
-    def _registered(self, entry: Entry) -> Entry:
-        if entry.node_id:
-            return entry
-        return self._roster.set_node_id(entry.hospital, self._register_node(entry.node_key))
 
 
 def _read(body: bytes) -> Application:

@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -105,8 +105,7 @@ class Roster:
             if not _knows_secret(database, application):
                 raise refused(Code.UNKNOWN)
             assert known is not None  # noqa: S101 - its secret was just compared
-            if known.status in (Status.REVOKED, Status.REJECTED):
-                raise refused(Code(known.status))
+            _refuse_ended(known)
             keys = (application.node_key, application.identity_key)
             if known.status in (Status.ENROLLED, Status.PENDING):
                 if (known.node_key, known.identity_key) != keys:
@@ -150,12 +149,23 @@ class Roster:
             ).fetchone()
             return Entry.of(row) if row else None
 
-    def set_node_id(self, hospital: str, node_id: int) -> Entry:
-        """Keep Flower's number of an enrolled hospital's node."""
+    def register(self, hospital: str, register_node: Callable[[bytes], int]) -> Entry:
+        """Return an enrolled hospital's entry with Flower's number of its node, asked for once and kept.
+
+        `register_node` makes a public key (DER) known to Flower and returns the number, the same for a key
+        that is known there already. Nobody changes the roster meanwhile: a hospital that is revoked at the
+        same moment is revoked before, and refused here, or after, and has a number to be taken out by.
+        """
         with self._transaction() as database:
+            known = _get(database, hospital)
+            _refuse_ended(known)
+            if known.status is not Status.ENROLLED:
+                raise EnrolmentError(f"{hospital} is {known.status}: only an enrolled hospital has a node.")
+            if known.node_id:
+                return known
             database.execute(
-                "UPDATE hospital SET node_id = ? WHERE hospital = ? AND status = ?",
-                (str(node_id), hospital, Status.ENROLLED),
+                "UPDATE hospital SET node_id = ? WHERE hospital = ?",
+                (str(register_node(known.node_key)), hospital),
             )
             return _get(database, hospital)
 
@@ -200,6 +210,11 @@ class Roster:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with closing(self._connect()) as database:
             yield database
+
+
+def _refuse_ended(known: Entry) -> None:
+    if known.status in (Status.REVOKED, Status.REJECTED):
+        raise refused(Code(known.status))
 
 
 def _refuse_readmission(known: Entry, hospital: str) -> None:
