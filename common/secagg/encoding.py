@@ -26,6 +26,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from common.secagg.reasons import Reason, refusal
@@ -131,12 +132,18 @@ def _record(kind: Any, content: memoryview) -> Any:
     name, start = _read(str, content, 0)
     if name != kind.__name__:
         raise ValueError("another record than expected")
-    types_of, values = typing.get_type_hints(kind), {}
-    for field in fields(kind):
-        values[field.name], start = _read(types_of[field.name], content, start)
+    values = {}
+    for field, field_kind in _fields(kind).items():
+        values[field], start = _read(field_kind, content, start)
     if start != len(content):
         raise ValueError("a record has too many fields")
     return kind(**values)
+
+
+@cache
+def _fields(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
 
 
 def _whole(content: bytes) -> int:

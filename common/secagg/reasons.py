@@ -29,6 +29,7 @@ class Reason(StrEnum):
     SHARES_MISSING = "shares-missing"
     BAD_SHARE = "bad-share"
     BAD_COHORT = "bad-cohort"
+    OTHER_PAYLOAD = "other-payload"
     TOO_MANY_SITES = "too-many-sites"
     BAD_THRESHOLD = "bad-threshold"
     SPLIT_VIEWS = "split-views"
@@ -82,6 +83,9 @@ WORDS = {
     Reason.BAD_COHORT: (
         "the cohort must be holders in ascending order, each once, this site among them, and at least the "
         "threshold; take a new slot with such a cohort."
+    ),
+    Reason.OTHER_PAYLOAD: (
+        "the weights or the configuration are not those of the plan; send every site what the plan names."
     ),
     Reason.TOO_MANY_SITES: "a slot has 2 to 255 holders; form smaller groups.",
     Reason.BAD_THRESHOLD: (
