@@ -35,7 +35,7 @@ The coordinator calls, with its own `identity.Roster`:
 | answers come | `slot.answer(answer)`, until `slot.answered`; more help against wrong ones |
 | the end | `slot.finish()`: an `Outcome` with mean, weight, metrics, who dropped and who lied |
 
-Slots are numbered from 1, each is used once, and a retry or a resume takes the next. Every message is a frozen
-record of `messages`, as bytes by `encoding.dump` and `encoding.load`. Every refusal is a `SecAggError` with a
-`reasons.Reason` and the site at fault; a refused transition changes nothing.
+Slots are numbered from 1, each is used once, and a retry or a resume takes the next. Every message is a
+frozen record of `messages`, as bytes by `encoding.dump` and `encoding.load`. Every refusal is a `SecAggError`
+with a `reasons.Reason` and the site at fault; a refused transition changes nothing.
 """
