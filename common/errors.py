@@ -12,7 +12,8 @@ ZamenisError
 │   ├── EnrolmentRefused   the coordinator said no, for one reason from `common.enrolment.Code`
 │   └── EnrolmentPending   the coordinator's people have not said yes yet
 ├── ServiceError      a background process that cannot be started or stopped
-└── CheckpointError   a checkpoint that does not belong to this run, or is damaged
+├── CheckpointError   a checkpoint that does not belong to this run, or is damaged
+└── SecAggError       a step of secure aggregation that was refused, with its reason
 
 Every message names what is wrong (file or field), the rule, and what to do. A command that meets a
 `ZamenisError` prints that one message and exits with code 2. Messages never hold a value of a DICOM
@@ -85,3 +86,16 @@ class ServiceError(ZamenisError):
 
 class CheckpointError(ZamenisError):
     """A checkpoint that does not belong to this run, or is damaged."""
+
+
+class SecAggError(ZamenisError):
+    """A step of secure aggregation that was refused, for one `reason` from `common.secagg.reasons`.
+
+    Its text is the reason's fixed sentence and, where one is at fault, a site's name: never a value that
+    depends on data or on a secret, so that it may be shown, logged and sent.
+    """
+
+    def __init__(self, reason: str, words: str, site: str = "") -> None:
+        self.reason = reason
+        self.site = site
+        super().__init__(f"{site}: {words}" if site else words)

@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 
 SHAPED = [
     *(f"common.{name}" for name in ("cases", "weights", "learner", "inner_loop", "models", "tasks")),
+    *(f"common.secagg.{name}" for name in ("shamir", "masking", "packing", "quantise", "vector")),
     *("client.adapt", "client.episodes", "server.outer_loop", "server.aggregate"),
 ]
 install_import_hook(SHAPED, "beartype.beartype")

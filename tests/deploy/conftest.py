@@ -1,4 +1,4 @@
-"""One federation of three hospitals for all tests of deployment; its processes write every connection down."""
+"""One federation of three hospitals for all tests of deployment; each connection is written down."""
 
 from __future__ import annotations
 

@@ -1,0 +1,85 @@
+"""Masks: ChaCha20 keystreams (RFC 8439) under keys that are used once, added modulo 2^32.
+
+Vectors are uint32, where addition wraps; a width of k bits is taken only when a vector is packed, and
+2^k divides 2^32. A key serves one vector, so the zero nonce is sound. All masks are added to one piece of
+the vector before the next is touched: the piece stays in the processor's cache, and memory is two pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from jaxtyping import UInt, UInt32
+
+from common.secagg.agreement import derived_key, shared_key
+
+PIECE = 2**15
+"""Elements of a vector worked on at a time: a multiple of 8, and 128 KiB of uint32."""
+
+Words = np.ndarray
+
+
+class Keystream:
+    """The ChaCha20 keystream of a 32-byte key, read from its start as little-endian numbers."""
+
+    def __init__(self, key: bytes) -> None:
+        self._encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+        self._zeros = memoryview(_ZEROS)
+
+    def read_into(self, words: UInt[Words, "element"]) -> None:
+        """Fill `words`, contiguous and at most 4 PIECE bytes, with the next of the keystream."""
+        self._encryptor.update_into(self._zeros[: words.nbytes], words.data.cast("B"))
+
+
+_ZEROS = bytes(4 * PIECE)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One mask: its key, and whether it is taken away instead of added."""
+
+    key: bytes = field(repr=False)
+    negative: bool = False
+
+    def opposite(self) -> Mask:
+        """Return the mask that undoes this one."""
+        return Mask(self.key, not self.negative)
+
+
+def self_mask(seed: bytes, run: str, slot: int, agreed: bytes, site: str) -> Mask:
+    """Return the mask of a site alone, from its seed b and the D it agreed to."""
+    return Mask(derived_key(seed, "self mask", run, slot, agreed, site))
+
+
+def pair_mask(s: bytes, site: str, peer: str, public: bytes, run: str, slot: int, agreed: bytes) -> Mask:
+    """Return `site`'s mask with `peer`, from its private s and the peer's public; the peer's is the opposite.
+
+    Only two sites that agreed to the same D have masks that cancel.
+    """
+    first, second = sorted((site, peer))
+    key = shared_key(s, public, peer, "pair mask", run, slot, agreed, first, second)
+    return Mask(key, negative=site > peer)
+
+
+class Masks:
+    """Several masks applied together, piece after piece from the start of a vector."""
+
+    def __init__(self, masks: Sequence[Mask]) -> None:
+        self._streams = [(Keystream(mask.key), np.subtract if mask.negative else np.add) for mask in masks]
+        self._words = np.empty(PIECE, "<u4")
+
+    def apply(self, piece: UInt32[Words, "element"]) -> None:
+        """Add every mask's next elements to `piece` in place, modulo 2^32."""
+        words = self._words[: len(piece)]
+        for stream, operation in self._streams:
+            stream.read_into(words)
+            operation(piece, words, out=piece)
+
+
+def pieces(elements: int) -> Iterator[slice]:
+    """Yield the slices of a vector that are worked on one by one."""
+    for start in range(0, elements, PIECE):
+        yield slice(start, min(start + PIECE, elements))

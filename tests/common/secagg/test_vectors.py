@@ -1,0 +1,255 @@
+"""Keystreams, packing and layouts: the arithmetic of one vector."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import SecAggError
+from common.secagg import vector
+from common.secagg.layout import Layout, Metric
+from common.secagg.masking import PIECE, Keystream, Mask, Masks, pieces
+from common.secagg.packing import Packed, packed_size
+from common.secagg.quantise import Contribution, clip_factor
+from common.secagg.vector import MaskedSum
+
+GOLDEN = Path(__file__).parent / "golden" / "vector.json"
+KEY = bytes(range(32))
+
+
+def test_keystream_is_chacha20() -> None:
+    """RFC 8439, appendix A.1, test vector 1: zero key, zero nonce, counter 0."""
+    words = np.empty(16, np.uint32)
+    Keystream(bytes(32)).read_into(words)
+    assert words.astype("<u4").tobytes().hex() == (
+        "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
+        "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586"
+    )
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5), st.integers(1, 200))
+def test_a_mask_and_its_opposite_cancel(keys: list[bytes], size: int) -> None:
+    """Whatever the order, modulo 2^32; and without the opposite the vector is another."""
+    before = np.arange(size, dtype=np.uint32) * np.uint32(2**27 + 1)
+    words = before.copy()
+    Masks([Mask(key) for key in keys]).apply(words)
+    assert size < 8 or not np.array_equal(words, before)
+    Masks([Mask(key).opposite() for key in reversed(keys)]).apply(words)
+    assert np.array_equal(words, before)
+
+
+def test_pieces_are_one_keystream() -> None:
+    """Piece by piece or word by word, the mask of a long vector is the same keystream."""
+    size = 2 * PIECE + 5
+    words = np.zeros(size, np.uint32)
+    masks = Masks([Mask(KEY)])
+    for piece in pieces(size):
+        masks.apply(words[piece])
+    stream, tail = Keystream(KEY), np.empty(size % PIECE, np.uint32)
+    for _ in range(2):
+        stream.read_into(np.empty(PIECE, np.uint32))
+    stream.read_into(tail)
+    assert np.array_equal(words[-5:], tail)
+
+
+@pytest.mark.parametrize("width", range(1, 33))
+def test_packing_keeps_every_bit(width: int) -> None:
+    """All widths, ragged lengths, in pieces; the size is width bits an element, rounded up per plane."""
+    chance = np.random.default_rng(width)
+    for size in (1, 7, 8, 9, 1000, 1003):
+        words = chance.integers(0, 2**32, size, dtype=np.uint32)
+        packed = Packed(size, width)
+        for start in range(0, size, 40):
+            packed.write(start, words[start : start + 40])
+        data = packed.data.tobytes()
+        assert len(data) == packed_size(size, width)
+        assert 0 <= len(data) - size * width / 8 < 5
+        again = np.ones(size, np.uint32)
+        reader = Packed(size, width, data)
+        for start in range(0, size, 24):
+            reader.add_to(start, again[start : start + 24])
+        assert np.array_equal(again - np.uint32(1), words & np.uint32(2**width - 1))
+
+
+def test_a_packed_vector_has_one_length() -> None:
+    """A byte more or fewer is refused, and so is a width that no uint32 has."""
+    for wrong in (-1, 1):
+        with pytest.raises(SecAggError) as caught:
+            Packed(10, 21, bytes(packed_size(10, 21) + wrong))
+        assert caught.value.reason == "wrong-length"
+    for width in (0, 33):
+        with pytest.raises(SecAggError, match="32 bits"):
+            Packed(10, width)
+
+
+def rounded(layout: Layout, contributions: list[Contribution]) -> MaskedSum:
+    """Return the sum of the contributions without any mask."""
+    total = MaskedSum(layout)
+    for contribution in contributions:
+        total.add(vector.mask(layout, contribution, []))
+    return total
+
+
+def test_the_bound_holds_for_the_largest_numbers() -> None:
+    """Widest layouts, largest weights, coordinates at and beyond the range: the bound holds."""
+    for bits, sites, weight in ((16, 256, 1), (16, 1, 256), (24, 4, 64), (2, 3, 5), (16, 65536, 1)):
+        layout = Layout(6, sites, 1e9, 0.75, bits, weight, (Metric("loss", -2, 2, 2**-40),))
+        edge = np.array([-9.0, -0.75, 0.0, 0.7499999, 0.75, 9.0], np.float32)
+        many = min(sites, 40)
+        given_ = [Contribution(edge, weight, {"loss": 1.5}, bytes([place] * 32)) for place in range(many)]
+        total = rounded(layout, given_).total([], many)
+        assert total.weight == many * weight
+        assert total.metrics["loss"] == 1.5 * many
+        error = np.abs(total.mean - np.clip(edge.astype(np.float64), -0.75, 0.75))
+        assert error.max() <= layout.error_bound(many, total.weight)
+        assert total.mean[2] == 0.0
+
+
+@settings(deadline=None)
+@given(st.integers(2, 24), st.integers(1, 9), st.integers(1, 20), st.integers(0, 2**32))
+def test_no_sum_overflows(bits: int, sites: int, weight: int, seed: int) -> None:
+    """The k bits hold the largest sum, and one bit fewer does not; limbs keep to them too."""
+    if sites * weight * (2**bits - 2) >= 2**32:
+        with pytest.raises(SecAggError, match="32 bits"):
+            Layout(3, sites, 1e9, 1.0, bits, weight)
+        return
+    layout = Layout(3, sites, 1e9, 1.0, bits, weight)
+    assert sites * weight * layout.levels < 2**layout.width <= 2 * sites * weight * layout.levels
+    assert sites * (2**layout.limb_bits - 1) < 2**layout.width
+    top = Contribution(np.full(3, 1.0, np.float32), weight, {}, seed.to_bytes(32, "big"))
+    assert np.abs(rounded(layout, [top] * sites).total([], sites).mean - 1.0).max() <= 2**-50
+
+
+def test_rounding_is_unbiased() -> None:
+    """20,000 roundings of 0.3 steps average 0.3 within 5 standard errors of sqrt(0.3 * 0.7 / 20,000)."""
+    layout = Layout(20_000, 1, 1e9, 1.0)
+    delta = np.full(20_000, 0.3 * layout.step, np.float32)
+    mean = rounded(layout, [Contribution(delta, rounding_key=KEY)]).total([], 1).mean
+    assert set(np.round(mean / layout.step)) == {0.0, 1.0}
+    assert abs(mean.mean() / layout.step - 0.3) < 5 * math.sqrt(0.3 * 0.7 / 20_000)
+
+
+def test_rounding_repeats_by_its_key() -> None:
+    """The same key gives the same bytes, another key others."""
+    layout = Layout(100, 1, 1.0, 1.0, metrics=(Metric("loss", 0, 1, 2**-20),))
+    delta = np.linspace(-0.1, 0.1, 100, dtype=np.float32)
+    one, same, other = (
+        vector.mask(layout, Contribution(delta, 1, {"loss": 1 / 3}, key), []) for key in (KEY, KEY, bytes(32))
+    )
+    assert one == same != other
+
+
+def test_metrics_travel_in_limbs() -> None:
+    """Wide metrics do not widen the vector; multiples of the resolution are exact, the rest clipped."""
+    metrics = (Metric("cases", 0, 1_000_000), Metric("loss", -8, 8, 2**-32), Metric("clipped", 0, 1))
+    layout = Layout(4, 5, 1.0, 1.0, metrics=metrics)
+    assert layout.width == (5 * (2**16 - 2)).bit_length() == 19
+    assert layout.limb_bits == 16
+    assert layout.elements == 4 + 1 + 2 + 3 + 1  # 20 and 37 bits need 2 and 3 limbs of 16
+    zero = np.zeros(4, np.float32)
+    told = [{"cases": 999_999.0 - i, "loss": i / 7 - 1, "clipped": 0.5 * i} for i in range(5)]
+    total = rounded(layout, [Contribution(zero, 1, each, KEY) for each in told]).total([], 5)
+    assert total.metrics["cases"] == sum(each["cases"] for each in told)
+    assert abs(total.metrics["loss"] - sum(each["loss"] for each in told)) < 5 * 2**-32
+    assert total.metrics["clipped"] in (3.0, 4.0)  # 0, 0.5, 1, 1, 1: the half goes either way
+    assert total.mean.tolist() == [0.0] * 4
+
+
+def test_long_deltas_are_shortened() -> None:
+    """A delta of norm 5 is scaled to the norm 2; a shorter one, and one of zeros, stay."""
+    delta = np.array([3.0, 4.0], np.float32)
+    assert clip_factor(delta, 2.0) == pytest.approx(0.4)
+    assert clip_factor(delta, 5.0) == 1.0
+    assert clip_factor(np.zeros(2, np.float32), 1.0) == 1.0
+    layout = Layout(2, 1, 2.0, 10.0)
+    mean = rounded(layout, [Contribution(delta)]).total([], 1).mean
+    assert np.abs(mean - [1.2, 1.6]).max() <= layout.error_bound(1, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"delta": np.zeros(3, np.float32)},
+        {"delta": np.zeros(2, np.float64)},
+        {"delta": np.array([0, np.nan], np.float32)},
+        {"delta": np.array([0, -np.inf], np.float32)},
+        {"weight": 0},
+        {"weight": 4},
+        {"metrics": {}},
+        {"metrics": {"loss": 1.0, "more": 1.0}},
+        {"metrics": {"loss": math.nan}},
+        {"rounding_key": b"short"},
+    ],
+    ids=str,
+)
+def test_a_contribution_that_does_not_fit_is_refused(wrong: dict[str, object]) -> None:
+    """By name, with a text that is the same whatever the numbers were."""
+    layout = Layout(2, 3, 1.0, 1.0, max_weight=3, metrics=(Metric("loss", 0, 9),))
+    right: dict[str, object] = {"delta": np.zeros(2, np.float32), "metrics": {"loss": 1.0}}
+    vector.mask(layout, Contribution(**right), [])  # type: ignore[arg-type]
+    with pytest.raises(SecAggError) as caught:
+        vector.mask(layout, Contribution(**{**right, **wrong}), [])  # type: ignore[arg-type]
+    assert caught.value.reason == "bad-contribution"
+    assert not any(character.isdigit() for character in str(caught.value))
+
+
+def test_a_layout_has_bounds() -> None:
+    """Settings that mean nothing are refused, and so are sums beyond 32 bits."""
+    for wrong in (
+        {"parameters": 0},
+        {"sites": 0},
+        {"clip_norm": 0.0},
+        {"coordinate_range": math.inf},
+        {"bits": 1},
+        {"bits": 25},
+        {"max_weight": 0},
+        {"metrics": (Metric("a", 0, 1), Metric("a", 0, 1))},
+        {"metrics": (Metric("weight", 0, 1),)},
+    ):
+        right: dict[str, object] = {"parameters": 2, "sites": 2, "clip_norm": 1.0, "coordinate_range": 1.0}
+        with pytest.raises(SecAggError) as caught:
+            Layout(**{**right, **wrong})  # type: ignore[arg-type]
+        assert caught.value.reason == "bad-layout"
+    with pytest.raises(SecAggError) as caught:
+        Layout(2, 1000, 1.0, 1.0, max_weight=1000)
+    assert caught.value.reason == "overflow"
+    for low, high, resolution in ((1, 1, 1), (0, math.inf, 1), (0, 1, 0), (0, 1, 1e-30)):
+        with pytest.raises(SecAggError):
+            Metric("loss", low, high, resolution)
+
+
+def test_a_sum_that_honest_sites_cannot_make_is_refused() -> None:
+    """Too little weight, too large a metric, coordinate or norm: each is noticed once the sum is open."""
+    layout = Layout(2, 4, 1.0, 1.0, metrics=(Metric("loss", 0, 3),))
+    for words in (
+        [0, 0, 0, 0],  # no weight at all
+        [0, 0, 3, 0],  # weight below the number of survivors
+        [0, 0, 5, 0],  # weight above all that four sites have
+        [4 * layout.levels + 1, 0, 4, 0],  # a coordinate above the range
+        [2 * layout.levels, 2 * layout.levels, 4, 13],  # a metric above 4 x 3
+        [4 * layout.levels, 4 * layout.levels, 4, 0],  # within the range, but of norm sqrt(2)
+    ):
+        total = MaskedSum(layout)
+        packed = Packed(4, layout.width)
+        packed.write(0, np.array(words, np.uint32))
+        total.add(packed.data.tobytes())
+        with pytest.raises(SecAggError) as caught:
+            total.total([], 4)
+        assert caught.value.reason == "impossible-sum"
+
+
+def test_masked_bytes_never_change() -> None:
+    """Known answers: a contribution under two masks, packed to 19 bits."""
+    golden = json.loads(GOLDEN.read_text())
+    layout = Layout(5, 5, 1.0, 0.5, metrics=(Metric("loss", 0, 10, 0.001),))
+    delta = np.array([0.0, 0.1, -0.2, 0.5, -0.7], np.float32)
+    contribution = Contribution(delta, 1, {"loss": 2.5}, KEY)
+    masks = [Mask(bytes(32)), Mask(KEY, negative=True)]
+    assert vector.mask(layout, contribution, []).hex() == golden["quantised"]
+    assert vector.mask(layout, contribution, masks).hex() == golden["masked"]
