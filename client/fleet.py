@@ -143,6 +143,9 @@ class Fleet:
 
         try:
             message = transport.fetch(tree, pull, limit=limit)
+        except UnwantedError:
+            logger.info("a message's run ended before it had come")
+            return None
         except WireError as error:
             raise UnusableError(str(error), message_from_proto(header)) from error
         finally:

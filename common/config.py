@@ -17,7 +17,18 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from common.algorithms import ALGORITHMS
 from common.errors import ConfigError
-from common.sections import Adaptation, Data, Engine, Experiment, Model, Phantoms, Section, Task, Training
+from common.sections import (
+    Adaptation,
+    Data,
+    Engine,
+    Experiment,
+    Model,
+    Phantoms,
+    Section,
+    SecureAggregation,
+    Task,
+    Training,
+)
 from common.settings import read_toml, validate
 
 
@@ -34,6 +45,7 @@ class Config(Section):
     """Per algorithm, whatever differs from [training]; completed by what makes the algorithm itself."""
     adaptation: Adaptation = Adaptation()
     experiment: Experiment = Experiment()
+    secure_aggregation: SecureAggregation = SecureAggregation()
     engine: Engine = Engine()
     _trainings: dict[str, Training] = PrivateAttr(default_factory=dict)
 

@@ -192,6 +192,15 @@ class Experiment(Section):
         return self
 
 
+class SecureAggregation(Section):
+    """Whether the coordinator sees each site's update, or only the sum of a round (see docs/security.md)."""
+
+    where: Literal["network", "everywhere", "nowhere"] = "network"
+    """Over a network; in simulations too; or nowhere, which each hospital's policy has to allow."""
+    bits: Annotated[int, Field(ge=8, le=24)] = 16
+    """Bits to which a coordinate is rounded, at random up or down."""
+
+
 class Engine(Section):
     """Where a run's computing happens; decides speed, never results."""
 

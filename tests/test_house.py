@@ -41,7 +41,7 @@ def test_the_command_is_installed() -> None:
 def test_flower_tells_its_makers_nothing() -> None:
     """Importing `common` turns Flower's telemetry off before Flower is imported, even if it was on."""
     code = "import common, os; print(os.environ['FLWR_TELEMETRY_ENABLED'])"
-    done = subprocess.run(  # noqa: S603 - our own interpreter on a literal
+    done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, "FLWR_TELEMETRY_ENABLED": "1"},

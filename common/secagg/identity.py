@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from common.secagg.encoding import digest, statement
+from common.identity import roster_digest
+from common.secagg.encoding import statement
 from common.secagg.entropy import fresh
 from common.secagg.reasons import Reason, refusal
 
@@ -59,9 +60,8 @@ class Roster:
     peers: Mapping[str, Peer]
 
     def digest(self) -> str:
-        """Return what operators compare by telephone: hexadecimal SHA-256 of all names and keys."""
-        keys = {site: peer.public for site, peer in self.peers.items()}
-        return digest("roster", keys).hex()
+        """Return what operators compare by telephone: a fingerprint of all names and keys."""
+        return roster_digest({site: peer.public for site, peer in self.peers.items()})
 
     def admit(self, site: str, public: bytes) -> Roster:
         """Return the roster with this site's key; a new or changed one is unconfirmed."""
@@ -72,7 +72,8 @@ class Roster:
 
     def confirm(self, sites: Iterable[str], compared: str) -> Roster:
         """Return the roster with these peers confirmed; `compared` is the digest that operators agree on."""
-        if not hmac.compare_digest(compared.strip().lower().encode(), self.digest().encode()):
+        told, own = ("".join(text.lower().split()).encode() for text in (compared, self.digest()))
+        if not hmac.compare_digest(told, own):
             raise refusal(Reason.WRONG_DIGEST)
         confirmed = {site: replace(self._peer(site), confirmed=True) for site in sites}
         return replace(self, peers={**self.peers, **confirmed})

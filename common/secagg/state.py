@@ -87,3 +87,12 @@ def restore(data: bytes) -> SiteRun:
     except SecAggError:
         load(Finished, data)
         raise refusal(Reason.FINISHED_RUN) from None
+
+
+def is_finished(data: bytes) -> bool:
+    """Return whether the stored state is that of a finished run."""
+    try:
+        load(Finished, data)
+    except SecAggError:
+        return False
+    return True

@@ -363,7 +363,7 @@ except EnrolmentError as error:
 def join_with_room(text: str, directory: Path, room: int) -> subprocess.CompletedProcess[str]:
     """Join in a process whose files may have `room` bytes at most."""
     arguments = [sys.executable, "-B", "-c", FULL, text, str(directory), str(room)]
-    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_a_full_disk(there: Coordinator, tmp_path: Path) -> None:

@@ -137,9 +137,7 @@ def test_a_child_does_not_keep_a_dead_service_alive(folder: Path) -> None:
 def test_two_starts_at_once(folder: Path) -> None:
     """One of many processes that want the name has it."""
     wanting = [
-        subprocess.Popen(  # noqa: S603 - our own interpreter
-            command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
     deadline = time.monotonic() + 60
@@ -177,5 +175,5 @@ def test_a_unit_is_what_systemd_takes(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not on this machine")
     unit = tmp_path / "zamenis-node.service"
     unit.write_text(text)
-    checked = subprocess.run([verify, "verify", str(unit)], capture_output=True, text=True, check=False)  # noqa: S603
+    checked = subprocess.run([verify, "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")

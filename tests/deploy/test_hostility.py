@@ -184,7 +184,7 @@ def test_the_world_reaches_nothing_but_the_fleet_and_enrolment(stage: Rehearsal)
 
 
 def test_a_man_in_the_middle_is_not_spoken_to(stage: Rehearsal, tmp_path: Path) -> None:
-    """Another federation's certificate at the coordinator's address: not a byte is sent, and a clear word told."""
+    """Another federation's certificate at the coordinator's address: not a byte is sent."""
     port, heard = free_port(), bytearray()
     other = found(tmp_path / "other", "rehearsal", "localhost", port)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -145,7 +145,7 @@ def test_the_number_of_workers_decides_speed_alone(
 def started(out: Path, hospitals: Path, *over: str) -> subprocess.Popen[str]:
     """Return a run in a process of its own, as a person starts one."""
     code = "from simulation.cli import main; main()"
-    return subprocess.Popen(  # noqa: S603 - our own command line
+    return subprocess.Popen(
         [sys.executable, "-c", code, *arguments(out, hospitals, *over)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
