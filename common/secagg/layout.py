@@ -4,6 +4,11 @@ A coordinate v in [-R, R] becomes w (v + R) / step, rounded stochastically, with
 even number of levels, 2^bits - 2, so that 0 is a level and stays exactly 0. A sum over at most `sites`
 sites of weight at most `max_weight` stays below 2^k, k = `width`; a metric is cut into limbs small enough
 for the same k.
+
+A 64-bit word holds as many numbers of k bits as fit, side by side. No sum carries from one into the next,
+so words are added and masked whole: 16-bit values of 20 sites take a third of a word each, in keystream
+and on the wire. Word i holds numbers i, i + `words`, i + 2 `words` and so on, the first in its lowest
+bits.
 """
 
 from __future__ import annotations
@@ -11,9 +16,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from common.secagg.packing import WIDEST
 from common.secagg.reasons import Reason, refusal
 
+WORD, WIDEST = 64, 32
+"""Bits of a word, and of the widest number."""
 FINEST = 2**48
 """Most levels of a metric: beyond, a float64 no longer tells neighbouring ones apart safely."""
 
@@ -84,7 +90,7 @@ class Layout:
 
     @property
     def width(self) -> int:
-        """k: bits per element that no sum exceeds."""
+        """k: bits per number that no sum exceeds."""
         return (self.sites * self.max_weight * self.levels).bit_length()
 
     @property
@@ -98,13 +104,28 @@ class Layout:
         return Metric("weight", 0.0, float(self.max_weight))
 
     def limbs(self, metric: Metric) -> int:
-        """Return the number of elements that a metric takes."""
+        """Return how many numbers a metric takes."""
         return -(-metric.levels.bit_length() // self.limb_bits)
 
     @property
     def elements(self) -> int:
-        """Length of the vector: parameters and all limbs."""
+        """Numbers in the vector: parameters and all limbs."""
         return self.parameters + sum(map(self.limbs, (self.weight_metric, *self.metrics)))
+
+    @property
+    def lanes(self) -> int:
+        """Numbers side by side in a word."""
+        return WORD // self.width
+
+    @property
+    def words(self) -> int:
+        """Length of the vector in words."""
+        return -(-self.elements // self.lanes)
+
+    @property
+    def word_bytes(self) -> int:
+        """Low bytes of a word that travel: those that its numbers reach."""
+        return -(-self.lanes * self.width // 8)
 
     def error_bound(self, survivors: int, total_weight: int) -> float:
         """Return a bound on each coordinate's error of the mean, against the clipped deltas' weighted mean.

@@ -1,8 +1,8 @@
-"""Masks: ChaCha20 keystreams (RFC 8439) under keys that are used once, added modulo 2^32.
+"""Masks: ChaCha20 keystreams (RFC 8439) under keys that are used once, added modulo 2^64.
 
-Vectors are uint32, where addition wraps; a width of k bits is taken only when a vector is packed, and
-2^k divides 2^32. A key serves one vector, so the zero nonce is sound. All masks are added to one piece of
-the vector before the next is touched: the piece stays in the processor's cache, and memory is two pieces.
+Vectors are 64-bit words, each with several numbers side by side (see `layout`); addition wraps. A key serves
+one vector, so the zero nonce is sound. All masks are added to one piece of the vector before the next is
+touched: the piece stays in the processor's cache, and memory is two pieces.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from jaxtyping import UInt, UInt32
+from jaxtyping import UInt, UInt64
 
 from common.secagg.agreement import derived_key, shared_key
 
 PIECE = 2**15
-"""Elements of a vector worked on at a time: a multiple of 8, and 128 KiB of uint32."""
+"""Words of a vector worked on at a time: 256 KiB."""
 
 Words = np.ndarray
 
@@ -29,12 +29,12 @@ class Keystream:
         self._encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
         self._zeros = memoryview(_ZEROS)
 
-    def read_into(self, words: UInt[Words, "element"]) -> None:
-        """Fill `words`, contiguous and at most 4 PIECE bytes, with the next of the keystream."""
+    def read_into(self, words: UInt[Words, "number"]) -> None:
+        """Fill `words`, contiguous and at most 8 PIECE bytes, with the next of the keystream."""
         self._encryptor.update_into(self._zeros[: words.nbytes], words.data.cast("B"))
 
 
-_ZEROS = bytes(4 * PIECE)
+_ZEROS = bytes(8 * PIECE)
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,17 @@ class Masks:
 
     def __init__(self, masks: Sequence[Mask]) -> None:
         self._streams = [(Keystream(mask.key), np.subtract if mask.negative else np.add) for mask in masks]
-        self._words = np.empty(PIECE, "<u4")
+        self._words = np.empty(PIECE, "<u8")
 
-    def apply(self, piece: UInt32[Words, "element"]) -> None:
-        """Add every mask's next elements to `piece` in place, modulo 2^32."""
+    def apply(self, piece: UInt64[Words, "word"]) -> None:
+        """Add every mask's next words to `piece` in place, modulo 2^64."""
         words = self._words[: len(piece)]
         for stream, operation in self._streams:
             stream.read_into(words)
             operation(piece, words, out=piece)
 
 
-def pieces(elements: int) -> Iterator[slice]:
+def pieces(length: int) -> Iterator[slice]:
     """Yield the slices of a vector that are worked on one by one."""
-    for start in range(0, elements, PIECE):
-        yield slice(start, min(start + PIECE, elements))
+    for start in range(0, length, PIECE):
+        yield slice(start, min(start + PIECE, length))

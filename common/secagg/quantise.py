@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, UInt32
+from jaxtyping import Float, Float32, Float64, UInt64
 
 from common.secagg.layout import Layout, Metric
 from common.secagg.masking import PIECE, Keystream, pieces
@@ -56,30 +56,39 @@ class Quantiser:
         self._chance = Keystream(contribution.rounding_key)
         self._noise = np.empty(PIECE, "<u2")
         self._exact = np.empty(PIECE, np.float64)
+        self._numbers = np.empty(PIECE, np.uint64)
         self._limbs = self._metrics()
 
-    def write(self, piece: slice, words: UInt32[Vector, "element"]) -> None:
-        """Put the elements of `piece`, which follows the one before, into `words`."""
-        parameters = self._layout.parameters
-        coordinates = self._contribution.delta[piece]
-        if len(coordinates):
-            self._round(coordinates, words[: len(coordinates)])
-        if piece.stop > parameters:
-            first = max(piece.start - parameters, 0)
-            words[len(coordinates) :] = self._limbs[first : piece.stop - parameters]
+    def write(self, piece: slice, words: UInt64[Vector, "word"]) -> None:
+        """Put the words of `piece`, which follows the one before, into `words`."""
+        layout, numbers = self._layout, self._numbers[: len(words)]
+        words[:] = 0
+        for lane in range(layout.lanes):
+            self._fill(lane * layout.words + piece.start, numbers)
+            words |= np.left_shift(numbers, np.uint64(lane * layout.width), out=numbers)
 
-    def _round(self, coordinates: Float32[Vector, "element"], words: UInt32[Vector, "element"]) -> None:
+    def _fill(self, start: int, numbers: UInt64[Vector, "number"]) -> None:
+        """Write the vector's numbers from `start` on: coordinates, then limbs, then zeros."""
+        coordinates = self._contribution.delta[start : start + len(numbers)]
+        if len(coordinates):
+            self._round(coordinates, numbers[: len(coordinates)])
+        rest = numbers[len(coordinates) :]
+        limbs = self._limbs[max(start - self._layout.parameters, 0) :][: len(rest)]
+        rest[: len(limbs)] = limbs
+        rest[len(limbs) :] = 0
+
+    def _round(self, coordinates: Float32[Vector, "number"], numbers: UInt64[Vector, "number"]) -> None:
         """Write floor(clip(w v / step + w levels / 2) + noise), noise uniform in [0, 1)."""
         weight, layout = self._contribution.weight, self._layout
-        exact, noise = self._exact[: len(words)], self._noise[: len(words)]
+        exact, noise = self._exact[: len(numbers)], self._noise[: len(numbers)]
         np.multiply(coordinates, self._factor * weight / layout.step, out=exact, dtype=np.float64)
         exact += weight * layout.levels // 2
         np.clip(exact, 0, weight * layout.levels, out=exact)
         self._chance.read_into(noise)
         exact += noise * np.float32(2.0**-ROUNDING_BITS)
-        words[:] = exact
+        numbers[:] = exact
 
-    def _metrics(self) -> UInt32[Vector, "limb"]:
+    def _metrics(self) -> UInt64[Vector, "limb"]:
         layout, given = self._layout, self._contribution
         metrics = (layout.weight_metric, *layout.metrics)
         noise = np.empty(len(metrics), "<u2")
@@ -90,7 +99,7 @@ class Quantiser:
             whole = _whole(metric, value, float(chance) * 2.0**-ROUNDING_BITS)
             size = layout.limb_bits
             limbs += [whole >> size * place & (1 << size) - 1 for place in range(layout.limbs(metric))]
-        return np.array(limbs, np.uint32)
+        return np.array(limbs, np.uint64)
 
 
 def clip_factor(delta: Float[Vector, "parameter"], clip_norm: float) -> float:
@@ -104,31 +113,38 @@ def clip_factor(delta: Float[Vector, "parameter"], clip_norm: float) -> float:
     return min(1.0, clip_norm / math.sqrt(square)) if square else 1.0
 
 
-def read_total(layout: Layout, words: UInt32[Vector, "element"], survivors: int) -> Total:
+def read_total(layout: Layout, words: UInt64[Vector, "word"], survivors: int) -> Total:
     """Return the mean and the sums that an unmasked sum of `survivors` vectors holds.
 
     Refused as `impossible-sum` if honest survivors could not have made it: weights, coordinates, metrics
     and the mean's norm must lie within their bounds.
     """
-    words &= np.uint32(2**layout.width - 1)
+    numbers = _numbers(layout, words)
     start, sums = layout.parameters, {}
     for metric in (layout.weight_metric, *layout.metrics):
         count = layout.limbs(metric)
-        limbs = words[start : start + count].tolist()
+        limbs = numbers[start : start + count].astype(int).tolist()
         start += count
         total = sum(limb << layout.limb_bits * place for place, limb in enumerate(limbs))
         _possible(total <= survivors * metric.levels)
         sums[metric.name] = survivors * metric.low + total * metric.resolution
     weight = round(sums.pop("weight"))
     _possible(survivors <= weight)
-    coordinates = words[: layout.parameters]
-    _possible(int(coordinates.max()) <= weight * layout.levels)
-    mean = coordinates.astype(np.float64)
+    mean = numbers[: layout.parameters]
+    _possible(bool(mean.max() <= weight * layout.levels))
     mean -= weight * layout.levels // 2
     mean *= layout.step / weight
     slack = layout.error_bound(survivors, weight) * math.sqrt(layout.parameters)
     _possible(math.sqrt(float(mean @ mean)) <= layout.clip_norm * (1 + 1e-9) + slack)
     return Total(mean, weight, sums)
+
+
+def _numbers(layout: Layout, words: UInt64[Vector, "word"]) -> Float64[Vector, "number"]:
+    """Return the summed numbers of all lanes in order; whole, and below 2^32, so exact."""
+    numbers = np.empty((layout.lanes, len(words)), np.float64)
+    for lane, row in enumerate(numbers):
+        row[:] = words >> np.uint64(lane * layout.width) & np.uint64((1 << layout.width) - 1)
+    return numbers.reshape(-1)
 
 
 def _check(layout: Layout, contribution: Contribution) -> None:

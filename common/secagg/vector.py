@@ -13,15 +13,15 @@ from common.secagg.quantise import Contribution, Quantiser, Total, read_total
 
 
 def mask(layout: Layout, contribution: Contribution, masks: Sequence[Mask]) -> bytes:
-    """Return the contribution, quantised, masked and packed to `layout.width` bits an element."""
+    """Return the contribution, quantised, masked and packed."""
     quantiser, together = Quantiser(layout, contribution), Masks(masks)
-    packed = Packed(layout.elements, layout.width)
-    words = np.empty(min(PIECE, layout.elements), np.uint32)
-    for piece in pieces(layout.elements):
+    packed = Packed(layout.words, layout.word_bytes)
+    words = np.empty(PIECE, np.uint64)
+    for piece in pieces(layout.words):
         part = words[: piece.stop - piece.start]
         quantiser.write(piece, part)
         together.apply(part)
-        packed.write(piece.start, part)
+        packed.write(piece, part)
     return packed.data.tobytes()
 
 
@@ -30,17 +30,17 @@ class MaskedSum:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._words = np.zeros(layout.elements, np.uint32)
+        self._words = np.zeros(layout.words, np.uint64)
 
     def add(self, packed: bytes) -> None:
         """Add one site's vector; SecAggError `wrong-length` where it is not one."""
-        vector = Packed(self._layout.elements, self._layout.width, packed)
-        for piece in pieces(self._layout.elements):
-            vector.add_to(piece.start, self._words[piece])
+        vector = Packed(self._layout.words, self._layout.word_bytes, packed)
+        for piece in pieces(self._layout.words):
+            vector.add_to(piece, self._words[piece])
 
     def total(self, corrections: Sequence[Mask], survivors: int) -> Total:
         """Return what remains once the survivors' masks are undone, checked; the sum itself is used up."""
         together = Masks(corrections)
-        for piece in pieces(self._layout.elements):
+        for piece in pieces(self._layout.words):
             together.apply(self._words[piece])
         return read_total(self._layout, self._words, survivors)

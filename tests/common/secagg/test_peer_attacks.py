@@ -75,7 +75,7 @@ def with_dealing(federation: Federation, holders: Holders, lie: Dealing) -> aggr
     for seed, name in enumerate(federation.names):
         if name != LIAR:
             slot.add(federation[name].mask(requests[name], contribution(layout, seed)))
-    size = len(Packed(layout.elements, layout.width).data)
+    size = len(Packed(layout.words, layout.word_bytes).data)
     signature = identity.sign(MASKED, slot.plan.run, slot.plan.slot, slot.plan.digest())
     slot.add(Masked(slot.plan.run, slot.plan.slot, LIAR, bytes(size), signature))
     return slot
@@ -216,8 +216,8 @@ def test_a_sum_out_of_bounds(federation: Federation) -> None:
     layout = layout_for(5)
     slot, masked, _ = masked_slot(federation, layout)
     spoilt = bytearray(masked[LIAR].vector)
-    for place in range(0, 2 * layout.elements, 2):
-        spoilt[place + 1] ^= 0x80  # moves every coordinate by half its range, up or down
+    for place in range(1, len(spoilt), 2):
+        spoilt[place] ^= 0x80  # moves some coordinate of every word far up or down
     for name, each in masked.items():
         slot.add(replace(each, vector=bytes(spoilt)) if name == LIAR else each)
     refused("impossible-sum", federation.finish, slot, federation.names)
