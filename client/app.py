@@ -13,6 +13,7 @@ from client import few_shot
 from client.dataset import Hospital
 from client.episodes import check_episodes, episodes
 from client.policy import Kind, check, policy_of
+from client.secure import secured
 from client.site import Node, hospital_of, learner_of, prepare
 from common import seeds, weights, wire
 from common.algorithms import ALGORITHMS
@@ -24,7 +25,7 @@ from common.learner import Learner
 from common.sections import Training
 from common.wire import Instruction
 
-app = ClientApp()
+app = ClientApp(mods=[secured])
 logger = logging.getLogger("zamenis.client")
 Handler = Callable[[Message, Context], Message]
 
@@ -105,6 +106,15 @@ def describe(message: Message, context: Context) -> Message:
     site = str(context.node_config["site"])
     told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict())
     return wire.reply_description(message, told)
+
+
+@app.query("advertise")
+@app.query("deal")
+@app.query("unmask")
+@app.query("finish")
+def secure(message: Message, context: Context) -> Message:
+    """Refuse: whoever has this hospital's secrets stands before this app (see `client.secure`)."""
+    return wire.refuse(message, wire.INSECURE, _signed(wire.WORDS[wire.INSECURE], context))
 
 
 @app.train()

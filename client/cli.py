@@ -18,6 +18,7 @@ from client.enrol import join as enrol
 from client.home import Home
 from common import service, terminal
 from common.errors import ConfigError
+from common.identity import fingerprint
 from common.terminal import ConsoleProgress, console
 
 SERVICE = "node"
@@ -179,6 +180,42 @@ def status(directory: Directory = HERE) -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         console.print(f"{name:<{width}}  {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def roster(directory: Directory = HERE) -> None:
+    """Ask who else is in the federation, and show the digest to compare with them by telephone."""
+    from client.acquaintance import ask
+
+    home = Home.load(directory)
+    peers = ask(home)
+    site = home.settings.site
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("hospital", "", "fingerprint"):
+        table.add_column(column)
+    table.add_row(Text(site), "this one", Text(home.fingerprint, overflow="fold"))
+    for name, peer in sorted(peers.pinned.items()):
+        told = "confirmed" if peer.confirmed else "not confirmed"
+        table.add_row(Text(name), told, Text(fingerprint(peer.public), overflow="fold"))
+    console.print(table)
+    digest = peers.roster(site, home.identity).digest()
+    console.print(f"Digest of this roster: {digest}", highlight=False, soft_wrap=True)
+    if not all(peer.confirmed for peer in peers.pinned.values()):
+        console.print("Compare it with the other hospitals, not through the coordinator; then")
+        console.print("zamenis-hospital confirm DIGEST", highlight=False)
+
+
+@app.command()
+def confirm(
+    digest: Annotated[list[str], typer.Argument(help="The digest that the other hospitals read out.")],
+    directory: Directory = HERE,
+) -> None:
+    """Confirm the other hospitals' keys: their operators see the same digest."""
+    from client.acquaintance import ask
+
+    home = Home.load(directory)
+    ask(home).confirm(home.settings.site, home.identity, " ".join(digest))
+    console.print("[green]✓[/] Every hospital of this roster is confirmed.")
 
 
 @app.command()

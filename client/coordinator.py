@@ -13,10 +13,13 @@ from common.enrolment import (
     ENROL_PATH,
     GREETING_PATH,
     MAX_ANSWER,
+    ROSTER_PATH,
     Application,
     Code,
     Greeting,
     Refusal,
+    RosterAnswer,
+    RosterQuestion,
     Welcome,
     refused,
 )
@@ -55,12 +58,21 @@ class Coordinator:
 
         Raises EnrolmentRefused with the coordinator's code, EnrolmentError where no answer can be had.
         """
-        trusted = ssl.create_default_context(cadata=ca.public_bytes(Encoding.DER))
-        trusted.verify_flags |= ssl.VERIFY_X509_STRICT
-        status, body = self._request("POST", ENROL_PATH, trusted, application.to_json())
+        status, body = self._request("POST", ENROL_PATH, _trusting(ca), application.to_json())
         try:
             if status == httpx.codes.OK:
                 return Welcome.model_validate_json(body)
+            code = Refusal.model_validate_json(body).code
+        except ValidationError:
+            raise self._stranger(status) from None
+        raise refused(code)
+
+    def roster(self, question: RosterQuestion, ca: x509.Certificate) -> RosterAnswer:
+        """Return every enrolled hospital's identity key. Raises as `apply` does."""
+        status, body = self._request("POST", ROSTER_PATH, _trusting(ca), question.to_json())
+        try:
+            if status == httpx.codes.OK:
+                return RosterAnswer.model_validate_json(body)
             code = Refusal.model_validate_json(body).code
         except ValidationError:
             raise self._stranger(status) from None
@@ -117,6 +129,13 @@ class Coordinator:
             f"{self._origin} answers (HTTP {status}), but not as a Zamenis coordinator does. "
             "Ask the coordinator whether the token's address is right."
         )
+
+
+def _trusting(ca: x509.Certificate) -> ssl.SSLContext:
+    """Return TLS settings that trust this authority and no other."""
+    trusted = ssl.create_default_context(cadata=ca.public_bytes(Encoding.DER))
+    trusted.verify_flags |= ssl.VERIFY_X509_STRICT
+    return trusted
 
 
 def _verification(error: BaseException | None) -> ssl.SSLCertVerificationError | None:

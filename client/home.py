@@ -13,28 +13,28 @@ state/, logs/
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tomli_w
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 from pydantic import Field, field_validator
 
+from client.peers import Peers, as_toml, peers_of
 from common.errors import ConfigError
 from common.files import PRIVATE, fresh_folder, write_bytes, write_text
 from common.identity import fingerprint
 from common.names import Host, Name, Port, origin
+from common.secagg.identity import Identity, Peer
 from common.sections import Section
 from common.settings import read_toml, validate
 
@@ -139,8 +139,7 @@ class Home:
             keys.save(home.keys_folder)
             write_bytes(home.ca, ca)
             write_text(home.policy, policy)
-            pinned = {name: base64.b64encode(key).decode() for name, key in sorted(peers.items())}
-            write_text(home.peers_file, tomli_w.dumps(pinned))
+            write_text(home.peers_file, as_toml({name: Peer(key) for name, key in peers.items()}))
             for below in (home.state, home.logs):
                 below.mkdir()
             write_text(home.settings_file, settings.to_toml())
@@ -169,12 +168,14 @@ class Home:
         """Return the keys; ConfigError where one is missing or damaged."""
         return Keys.load(self.keys_folder)
 
-    def peers(self) -> dict[str, bytes]:
-        """Return other hospitals' identity keys by name."""
-        try:
-            return {name: base64.b64decode(key) for name, key in read_toml(self.peers_file).items()}
-        except (TypeError, ValueError):
-            raise ConfigError(f"{self.peers_file}: is damaged. {_RESTORE}") from None
+    @cached_property
+    def identity(self) -> Identity:
+        """The hospital's signing key, as secure aggregation uses it."""
+        return Identity(self.keys().identity.private_bytes_raw())
+
+    def peers(self) -> Peers:
+        """Return the other hospitals as they are pinned; ConfigError where the file is damaged."""
+        return peers_of(self.peers_file)
 
     @property
     def origin(self) -> str:
@@ -209,8 +210,7 @@ class Home:
     @property
     def fingerprint(self) -> str:
         """The fingerprint of this hospital's identity key, to be compared by telephone."""
-        key = self.keys().identity.public_key()
-        return fingerprint(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
+        return fingerprint(self.identity.public)
 
     @property
     def logs(self) -> Path:

@@ -19,11 +19,16 @@ from flwr.app import Message
 from client.fleet import Fleet, UnusableError
 from client.home import Home
 from client.hours import opens
+from client.peers import Peers
 from client.policy import policy_of
+from client.secure import Desk
+from client.vault import Vault
 from client.worker import NodeConfig, Worker, WorkerError
 from common import wire
 from common.errors import ZamenisError
 from common.files import write_text
+from common.secagg import numbers
+from common.secagg.site import Member
 
 logger = logging.getLogger("zamenis.node")
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 2.0
@@ -103,13 +108,16 @@ class Node:
         try:
             self._renew()
             self._worker.seconds = policy_of(self.home.policy).max_seconds
-            return self._worker.serve(message, stopping=self.stopping.is_set)
+            return desk_of(self.home).answer(message, self._compute)
         except WorkerError as error:
             logger.error("the worker %s", error)
             return self._refuse(message, wire.LOST, wire.WORDS[wire.LOST])
         except ZamenisError as error:
             logger.error("%s", error)
             return self._refuse(message, wire.REFUSED, wire.WORDS[wire.REFUSED])
+
+    def _compute(self, message: Message) -> Message:
+        return self._worker.serve(message, stopping=self.stopping.is_set)
 
     def _refuse(self, message: Message, code: int, words: str) -> Message:
         return wire.refuse(message, code, f"{self.home.settings.site}: {words}")
@@ -146,6 +154,22 @@ class Node:
             write_text(status_file(self.home), json.dumps(told | {"time": time.time()}))
         except OSError as error:
             logger.warning("the status cannot be written: %s", error.strerror)
+
+
+def desk_of(home: Home) -> Desk:
+    """Return this hospital's part in secure aggregation, with its peers and its policy as they are now."""
+    policy, site = policy_of(home.policy), home.settings.site
+
+    def member(peers: Peers) -> Member:
+        roster = peers.roster(site, home.identity)
+        return Member(site, home.identity, roster, numbers.Policy(min_cohort=policy.min_cohort))
+
+    return Desk(
+        member(home.peers()),
+        Vault(home.state / "vault.db"),
+        required=policy.secure_aggregation == "required",
+        learn=lambda told: member(home.peers().learn(site, told)),
+    )
 
 
 def status_file(home: Home) -> Path:

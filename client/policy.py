@@ -32,6 +32,10 @@ class Policy(Section):
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     tasks: tuple[str, ...] = ("classification",)
     models: tuple[str, ...] = ("conv4", "mlp", "linear")
+    secure_aggregation: Literal["required", "optional"] = "optional"
+    """Whether this hospital's updates leave it only masked."""
+    min_cohort: Annotated[int, Field(ge=2)] = 3
+    """Honest hospitals that any sum with this one's update must cover."""
     max_rounds: Count = 100_000
     """Rounds of one meta-training."""
     max_steps: Count = 10_000_000
@@ -52,6 +56,8 @@ messages = ["describe", "train", "evaluate"]   # counts; a local update; metrics
 algorithms = {algorithms}
 tasks = {tasks}
 models = {models}
+secure-aggregation = "required"   # "optional": the coordinator may ask for this hospital's own update
+min-cohort = 3             # honest hospitals that a sum must cover, this one included
 max-rounds = 1000          # of one meta-training
 max-steps = 200000         # gradient steps in one message
 max-parameters = 50000000

@@ -9,6 +9,7 @@ Everything comes from the node's own configuration, never from the coordinator:
 | `state` | where each folder's secret and cache are, one a line; empty: in the folder's own `.zamenis` |
 | `labels` | where each folder's labels are, one a line; empty: its own labels.csv |
 | `policy` | file that says what a coordinator may ask for; none: everything |
+| `secrets` | folder with this site's part of secure aggregation; none: its node stands before it |
 | `device` | `auto`, `cpu` or `cuda` |
 | `threads` | CPU threads for computing; 0: all cores |
 """
@@ -40,6 +41,7 @@ class Node:
     states: tuple[Path | None, ...]
     labels: tuple[Path | None, ...]
     policy_file: Path | None
+    secrets: Path | None
     device: str
     threads: int
 
@@ -53,6 +55,7 @@ class Node:
             states=_beside(folders, node_config.get("state", "")),
             labels=_beside(folders, node_config.get("labels", "")),
             policy_file=Path(str(node_config["policy"])) if "policy" in node_config else None,
+            secrets=Path(str(node_config["secrets"])) if "secrets" in node_config else None,
             device=str(node_config.get("device", "auto")),
             threads=int(str(node_config.get("threads", 0))),
         )

@@ -13,13 +13,11 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from common.secagg import site, state
-from common.secagg.site import Member
+from common.secagg.site import Answer, Member
 from common.secagg.state import SiteRun
 
-Answer = TypeVar("Answer")
 WAIT = 60.0
 """Seconds to wait for another process's transaction."""
 TABLE = "CREATE TABLE IF NOT EXISTS run (id TEXT PRIMARY KEY, state BLOB NOT NULL, at REAL NOT NULL)"

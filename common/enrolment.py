@@ -4,6 +4,7 @@
 |---|---|---|
 | `GET /v1/zamenis/federation` | | `Greeting` |
 | `POST /v1/zamenis/enrol` | `Application` | `Welcome`, or a `Refusal` |
+| `POST /v1/zamenis/roster` | `RosterQuestion` | `RosterAnswer`, or a `Refusal` |
 
 The greeting is fetched before anything is trusted: only its CA certificate counts, and only after its
 fingerprint was compared with the token's. The application proves that the hospital holds both private
@@ -13,6 +14,7 @@ keys, and binds them to this federation, this name and this token.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -31,6 +33,7 @@ from common.sections import Section
 
 GREETING_PATH = "/v1/zamenis/federation"
 ENROL_PATH = "/v1/zamenis/enrol"
+ROSTER_PATH = "/v1/zamenis/roster"
 MAX_APPLICATION = 16 * 1024
 """Bytes of the longest application that is read."""
 MAX_ANSWER = 1024 * 1024
@@ -38,7 +41,11 @@ MAX_ANSWER = 1024 * 1024
 CLOCK_TOLERANCE = 5.0
 """Seconds that two clocks may differ; Flower's own bound on a node that is ahead."""
 
+QUESTION_TOLERANCE = 60.0
+"""Seconds for which a signed question is good."""
+
 _PROOF = b"zamenis enrolment v1"
+_QUESTION = b"zamenis roster question v1"
 
 
 class Code(StrEnum):
@@ -178,6 +185,42 @@ class Welcome(_Crossing):
     """Flower's number of the node; 0 while pending."""
     identity_keys: dict[Name, IdentityKey] = Field(default_factory=dict)
     """Of every enrolled hospital, this one included; empty while pending."""
+
+
+class RosterQuestion(_Crossing):
+    """An enrolled hospital asks who else is."""
+
+    hospital: Name
+    time: float
+    """The hospital's clock in unix seconds: a question that somebody recorded is worth nothing later."""
+    proof: Signature
+    """Ed25519 by the hospital's identity key."""
+
+    @classmethod
+    def sign(
+        cls, *, federation: str, hospital: str, time: float, sign: Callable[[bytes], bytes]
+    ) -> RosterQuestion:
+        """Return the question, signed by the hospital's identity key."""
+        return cls(hospital=hospital, time=time, proof=sign(cls._statement(federation, hospital, time)))
+
+    def is_proven(self, federation: str, identity_key: bytes, now: float) -> bool:
+        """Return whether the owner of that key asks, now."""
+        try:
+            key = Ed25519PublicKey.from_public_bytes(identity_key)
+            key.verify(self.proof, self._statement(federation, self.hospital, self.time))
+        except (InvalidSignature, ValueError):
+            return False
+        return abs(now - self.time) <= QUESTION_TOLERANCE
+
+    @staticmethod
+    def _statement(federation: str, hospital: str, time: float) -> bytes:
+        return framed(_QUESTION, federation.encode(), hospital.encode(), repr(time).encode())
+
+
+class RosterAnswer(_Crossing):
+    """Every enrolled hospital's identity key, the one who asks included."""
+
+    identity_keys: dict[Name, IdentityKey]
 
 
 class Refusal(_Crossing):

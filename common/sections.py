@@ -118,6 +118,10 @@ class Training(Section):
     inner loop can reach at all, inner-lr times inner-steps times the root of the number of parameters."""
     weighting: Literal["uniform", "examples"] = "uniform"
     """How a round's deltas are averaged."""
+    aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
+    """All but the mean bear lying sites, weigh sites equally, and need each site's own delta."""
+    byzantine: Annotated[int, Field(ge=0)] = 1
+    """Lying sites that a trimmed mean or Multi-Krum bears."""
     outer: Outer = Outer()
     """Reptile's; the others adopt the mean unless [algorithms.NAME.outer] says otherwise."""
     min_cohort: Annotated[int, Field(ge=0)] = 0

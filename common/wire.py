@@ -5,6 +5,10 @@
 | `query.describe` | configuration | site, input shape, digest, census (counts) |
 | `train` | phi, configuration, algorithm, server_round | delta, episodes, cases, loss sum |
 | `evaluate` | phi, configuration, algorithm, shot, recipe | metrics per draw and bootstrap replicate |
+| `query.advertise`, `.deal`, `.unmask`, `.finish` | records of `common.secagg` as bytes | the same |
+
+With secure aggregation a `train` message carries a plan as well, and its reply a masked vector in place of
+delta and sums.
 
 Weights travel as one float32 vector `[parameter]` (`common.weights.pack`).
 A hospital's error travels as a code and our own words, never as an exception's text.
@@ -15,7 +19,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -30,15 +35,18 @@ from common.inner_loop import InnerLoop
 
 PROTOCOL = 1
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
+ADVERTISE, DEAL, UNMASK, FINISH = "query.advertise", "query.deal", "query.unmask", "query.finish"
+SECURE_QUERIES = frozenset({ADVERTISE, DEAL, UNMASK, FINISH})
 RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
-REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST = 1001, 1002, 1003, 1004, 1005
+REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
 """Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
 WORDS = {
     REFUSED: "its data cannot be used for this run; the hospital's own log says why.",
     FAILED: "something failed there; the hospital's own log has the rest.",
     FORBIDDEN: "its policy does not allow it.",
     UNKNOWN_PROTOCOL: "it runs another version of Zamenis; install the same on both sides.",
+    INSECURE: "it refuses a step of secure aggregation; its own log says which.",
     LOST: "the process that computed there was lost with its message; the next message finds another.",
 }
 LONGEST_WORDS = 400
@@ -262,6 +270,95 @@ def _measured(array: Array) -> NDArray[np.float64]:
     if values.ndim != 1 or values.dtype.kind != "f" or np.isinf(values).any():
         raise ValueError("a metric must be a vector of floating-point numbers, none of them infinite")
     return values
+
+
+@dataclass(frozen=True)
+class Secured:
+    """What secure aggregation adds to a message: records of `common.secagg.messages` as bytes."""
+
+    run: str
+    request: bytes = b""
+    holders: bytes = b""
+    """Who gets shares for the next slot."""
+    answer: bytes = b""
+    dealing: bytes = b""
+    """Shares for the next slot."""
+    identities: Mapping[str, bytes] = field(default_factory=dict)
+    """Every hospital's identity key, by name."""
+
+
+def secure(message: Message, secured: Secured) -> Message:
+    """Put `secured` on a message that is not sent yet, and return it."""
+    message.content.update(_secured_records(secured))
+    return message
+
+
+def ask_secured(node_id: int, kind: str, secured: Secured, *, seconds: float) -> Message:
+    """Return a message of `kind`, one of SECURE_QUERIES."""
+    return Message(RecordDict(_secured_records(secured)), node_id, kind, ttl=seconds)
+
+
+def is_secured(message: Message) -> bool:
+    """Return whether a message carries something of secure aggregation."""
+    return "secured" in message.content.config_records
+
+
+def read_secured(message: Message) -> Secured:
+    """Return what secure aggregation added to a message or reply; WireError where it is not that."""
+    try:
+        told = message.content.config_records["secured"]
+        parts = {name: told[name] for name in ("request", "holders", "answer", "dealing")}
+        identities = dict(message.content.config_records["identities"])
+        run = told["run"]
+    except KeyError as error:
+        raise WireError("a message of secure aggregation lacks a part; update this side.") from error
+    blobs = {**parts, **identities}
+    if not isinstance(run, str) or not all(isinstance(value, bytes) for value in blobs.values()):
+        raise WireError("a message of secure aggregation has a part of another type.")
+    return Secured(run, **parts, identities=identities)  # type: ignore[arg-type]
+
+
+def unsecured(message: Message) -> Message:
+    """Return a message without what secure aggregation added, for whoever trains."""
+    content = RecordDict(
+        {name: record for name, record in message.content.items() if name not in ("secured", "identities")}
+    )
+    plain = copy(message)
+    plain.content = content
+    return plain
+
+
+def payload_of(message: Message) -> tuple[bytes, bytes]:
+    """Return a train message's weights and instruction as bytes that both sides compute for themselves."""
+    vector = message.content.array_records["phi"]["vector"]
+    instruction = json.dumps(dict(message.content.config_records["instruction"]), sort_keys=True)
+    return vector.data, instruction.encode()
+
+
+def reply_secured(message: Message, secured: Secured) -> Message:
+    """Return the reply to one of SECURE_QUERIES."""
+    return Message(RecordDict(_secured_records(secured)), reply_to=message)
+
+
+def reply_masked(message: Message, secured: Secured, masked: bytes) -> Message:
+    """Return the reply to a secured `train`; `secured.answer` is the `Masked` record without its vector."""
+    content = RecordDict(_secured_records(secured))
+    content["masked"] = ArrayRecord({"vector": Array("uint8", (len(masked),), RAW, masked)})
+    return Message(content, reply_to=message)
+
+
+def read_masked(reply: Message) -> tuple[Secured, bytes]:
+    """Return what `reply_masked` sent; WireError where it is not that."""
+    secured, record = read_secured(reply), reply.content.array_records.get("masked")
+    array = record.get("vector") if record is not None else None
+    if array is None:
+        raise WireError("a masked vector was asked for, and none came.")
+    return secured, array.data
+
+
+def _secured_records(secured: Secured) -> dict[str, Any]:
+    parts = {name: getattr(secured, name) for name in ("run", "request", "holders", "answer", "dealing")}
+    return {"secured": ConfigRecord(parts), "identities": ConfigRecord(dict(secured.identities))}
 
 
 def refuse(message: Message, code: int, words: str) -> Message:

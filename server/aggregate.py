@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from common.sections import Training
+from server.robust import Deltas, Median, MultiKrum, TrimmedMean
 
 T = TypeVar("T")
 
@@ -42,6 +45,16 @@ class Mean:
         if not self._weight:
             raise ValueError("the mean of no deltas does not exist; add at least one.")
         return self._sum.div_(self._weight)
+
+
+def aggregator(training: Training, parameters: int) -> Deltas:
+    """Return what a round's deltas are brought together by (`aggregation` in [training])."""
+    robust: dict[str, Callable[[], Deltas]] = {
+        "median": Median,
+        "trimmed-mean": lambda: TrimmedMean(training.byzantine),
+        "multi-krum": lambda: MultiKrum(training.byzantine),
+    }
+    return robust.get(training.aggregation, lambda: Mean(parameters))()
 
 
 def in_order(arrivals: Iterable[tuple[str, T]], names: Sequence[str]) -> Iterator[tuple[str, T]]:

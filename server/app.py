@@ -30,6 +30,7 @@ from common.weights import Weights
 from common.wire import Description
 from server import checkpoint, evaluation, outer_loop
 from server.checkpoint import Checkpoint
+from server.secure import SecureSum
 from server.strategy import MetaStrategy
 
 app = ServerApp()
@@ -67,8 +68,13 @@ def meta_train(
     initial: outer_loop.Vector,
     directory: Path,
     on_round: Callable[[Checkpoint], None] = lambda _: None,
+    *,
+    identities: Mapping[str, bytes] | None = None,
 ) -> MetaTrained:
-    """Run one meta-training over `sites`, from its last checkpoint in `directory` where there is one."""
+    """Run one meta-training over `sites`, from its last checkpoint in `directory` where there is one.
+
+    With `identities`, every site's public key, deltas are aggregated securely.
+    """
     path = directory / CHECKPOINT
     run = identity(config, algorithm, {site: told.digest for site, (_, told) in sites.items()})
     nodes = {site: node for site, (node, _) in sites.items()}
@@ -80,9 +86,23 @@ def meta_train(
         checkpoint.save(path, now, identity=run)
         on_round(now)
 
-    strategy = MetaStrategy(config, algorithm, nodes, begun.state, list(begun.history), keep)
+    secure = _secure(config, algorithm, nodes, len(initial), identities) if identities else None
+    strategy = MetaStrategy(config, algorithm, nodes, begun.state, list(begun.history), keep, secure)
     strategy.start(grid)
     return MetaTrained(strategy.state.phi, strategy.history)
+
+
+def _secure(
+    config: Config, algorithm: str, nodes: Mapping[str, int], parameters: int, identities: Mapping[str, bytes]
+) -> SecureSum:
+    training = config.training_of(algorithm)
+    if training.aggregation != "mean":
+        raise ConfigError(
+            f"training.aggregation {training.aggregation} needs each site's own delta, and secure "
+            'aggregation shows the mean alone. Use "mean", or secure-aggregation.where = "nowhere".'
+        )
+    known = {site: identities[site] for site in nodes}
+    return SecureSum(training, config.secure_aggregation.bits, parameters, nodes, known)
 
 
 def identity(config: Config, algorithm: str, digests: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +16,8 @@ from common.enrolment import (
     Code,
     Greeting,
     Refusal,
+    RosterAnswer,
+    RosterQuestion,
     Welcome,
     refused,
 )
@@ -23,11 +26,13 @@ from server.entry import Status
 from server.federation import Federation
 from server.roster import Roster
 
+T = TypeVar("T", Application, RosterQuestion)
+
 logger = logging.getLogger("zamenis.enrolment")
 
 
 class Enrolment:
-    """Answers the two requests of `common.enrolment`, from any number of threads.
+    """Answers the requests of `common.enrolment`, from any number of threads.
 
     `register_node` makes a node's public key (DER) known to Flower and returns Flower's number for it: see
     `Roster.register`. It may be called again after a crash, never by two at once.
@@ -55,12 +60,26 @@ class Enrolment:
 
     def apply(self, body: bytes) -> tuple[int, bytes]:
         """Return the HTTP status and the JSON that answer an application."""
+        return self._answer(lambda: self._enrol(_read(Application, body)).to_json())
+
+    def tell_roster(self, body: bytes) -> tuple[int, bytes]:
+        """Return the HTTP status and the JSON that answer a question for the roster."""
+        return self._answer(lambda: self._roster_for(_read(RosterQuestion, body)).to_json())
+
+    def _roster_for(self, question: RosterQuestion) -> RosterAnswer:
+        keys = self._roster.identity_keys()
+        own = keys.get(question.hospital, bytes(32))
+        if not question.is_proven(self._federation.name, own, self._clock()):
+            raise refused(Code.UNKNOWN)
+        return RosterAnswer(identity_keys=keys)
+
+    def _answer(self, answer: Callable[[], bytes]) -> tuple[int, bytes]:
         try:
-            return 200, self._enrol(_read(body)).to_json()
+            return 200, answer()
         except EnrolmentRefused as error:
             code = Code(error.code)
         except Exception:
-            logger.exception("a hospital's application could not be answered")
+            logger.exception("a hospital's request could not be answered")
             code = Code.UNAVAILABLE
         status, words = REFUSALS[code]
         return status, Refusal(code=code, words=words).to_json()
@@ -83,10 +102,10 @@ class Enrolment:
         )
 
 
-def _read(body: bytes) -> Application:
+def _read(kind: type[T], body: bytes) -> T:
     if len(body) > MAX_APPLICATION:
         raise refused(Code.MALFORMED)
     try:
-        return Application.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError:
         raise refused(Code.MALFORMED) from None

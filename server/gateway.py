@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import wire
-from common.enrolment import ENROL_PATH, GREETING_PATH, MAX_APPLICATION
+from common.enrolment import ENROL_PATH, GREETING_PATH, MAX_APPLICATION, ROSTER_PATH
 from server.control import SECRET_HEADER, Control
 from server.enrolment import Enrolment
 from server.federation import Federation
@@ -51,7 +51,7 @@ class Guard:
             await self._superlink(scope, receive, send)
             return
         path = scope.get("path", "")
-        if scope["type"] == "http" and path in (GREETING_PATH, ENROL_PATH):
+        if scope["type"] == "http" and path in (GREETING_PATH, ENROL_PATH, ROSTER_PATH):
             await self._enrol(scope, receive, send)
         elif scope["type"] == "http" and self._may_pass(Request(scope), path):
             await self._superlink(scope, _bounded(receive, LONGEST_BODY), send)
@@ -72,18 +72,20 @@ class Guard:
         if (request.url.path, request.method) == (GREETING_PATH, "GET"):
             answer = Response(self._enrolment.greeting(), media_type="application/json")
         elif (request.url.path, request.method) == (ENROL_PATH, "POST"):
-            answer = await self._apply(request)
+            answer = await self._told(request, self._enrolment.apply)
+        elif (request.url.path, request.method) == (ROSTER_PATH, "POST"):
+            answer = await self._told(request, self._enrolment.tell_roster)
         else:
             answer = PlainTextResponse("method not allowed", 405)
         await answer(scope, receive, send)
 
-    async def _apply(self, request: Request) -> Response:
+    async def _told(self, request: Request, tell: Callable[[bytes], tuple[int, bytes]]) -> Response:
         body = b""
         async for piece in request.stream():
             body += piece
             if len(body) > MAX_APPLICATION:
                 return PlainTextResponse("too long", 413)
-        status, answer = await asyncio.to_thread(self._enrolment.apply, body)
+        status, answer = await asyncio.to_thread(tell, body)
         return Response(answer, status, media_type="application/json")
 
 

@@ -134,10 +134,13 @@ def _through_outages(
             with open_run(federation, run.folder / "flower-run") as grid:
                 retry, begun = 1.0, True
                 entries = Roster(federation.roster).entries()
-                names = {one.node_id: one.hospital for one in entries if one.status is Status.ENROLLED}
+                entries = tuple(one for one in entries if one.status is Status.ENROLLED)
+                names = {one.node_id: one.hospital for one in entries}
                 training = config.training_of(config.experiment.algorithms[0])
                 roll = Roll(names, max(training.round_timeout, config.experiment.timeout), tell)
-                return conduct(grid, config, run.folder, progress, roll)
+                identities = {one.hospital: one.identity_key for one in entries}
+                secure = config.secure_aggregation.where != "nowhere"
+                return conduct(grid, config, run.folder, progress, roll, identities if secure else None)
         except LinkError as error:
             if not begun:
                 raise

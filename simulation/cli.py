@@ -231,7 +231,8 @@ def _command() -> str:
 def _tell(results: Any, folder: Path) -> None:
     from server.report.console import result_table, summary
 
-    console.print(result_table(results))
+    if results["rows"]:
+        console.print(result_table(results))
     names = ("report.html", "results.json", "phi.safetensors", "config.toml")
     console.print(summary(results, {name: folder / name for name in names}))
 

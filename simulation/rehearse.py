@@ -62,6 +62,14 @@ class Rehearsal:
         for folder in self.hospitals:
             self.join(folder, config)
             step()
+        self.confirm()
+
+    def confirm(self) -> None:
+        """Let the hospitals compare the roster's digest, as their operators would by telephone."""
+        told = self.tell(self.hospitals[0].name, "roster")
+        digest = told.split("Digest of this roster:")[1].split("\n")[0].split()
+        for folder in self.hospitals:
+            self.tell(folder.name, "confirm", *digest)
 
     def join(self, folder: Path, config: Config) -> None:
         """Let the hospital of `folder` join and start."""

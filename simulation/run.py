@@ -21,6 +21,7 @@ from simulation.engines import run as run_on
 from simulation.engines import workers_of
 from simulation.grid import NodeConfig
 from simulation.phantoms import write_hospitals
+from simulation.secrets import make_secrets
 
 
 def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> Mapping[str, Any]:
@@ -30,8 +31,21 @@ def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> 
     folders = hospital_folders(config, out, progress)
     held_out = Plan(config, [folder.name for folder in folders]).held_out
     nodes = nodes_of(config, folders, held_out)
+    identities = None
+    if config.secure_aggregation.where == "everywhere":
+        identities = make_secrets(out / "secrets", [folder.name for folder in folders])
+        nodes = [
+            {**node, "secrets": str(out / "secrets" / str(node["site"]))}
+            if node["site"] in identities
+            else node
+            for node in nodes
+        ]
     write_text(out / "config.toml", config.to_toml())
-    outcome = run_on(partial(conduct, config=config, out=out, progress=progress), nodes, config.engine)
+    outcome = run_on(
+        partial(conduct, config=config, out=out, progress=progress, identities=identities),
+        nodes,
+        config.engine,
+    )
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
     write_text(out / "results.json", json.dumps(found, indent=1, allow_nan=False))
     write_report(found, out / "report.html")

@@ -66,6 +66,12 @@ def longest_delta(training: Training, parameters: int) -> float:
     return training.clip_norm or reach
 
 
+def longest_coordinate(training: Training, parameters: int) -> float:
+    """Return the magnitude that no coordinate of a masked delta exceeds; larger ones are clipped."""
+    reach = training.inner_lr * training.inner_steps
+    return min(training.clip_norm, reach) if training.clip_norm else reach
+
+
 def inner_settings(training: Training) -> InnerLoop:
     """Return the inner loop that [training] describes."""
     return InnerLoop(

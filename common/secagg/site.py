@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from common.secagg import agreement, dealing, vector
 from common.secagg.encoding import digest
@@ -35,6 +36,8 @@ from common.secagg.numbers import Policy, neighbours
 from common.secagg.quantise import Contribution
 from common.secagg.reasons import Reason, refusal
 from common.secagg.state import Dealt, Finished, Open, SiteRun
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,18 @@ class Outcome:
     timing: Mapping[str, float]
 
 
-def conduct(grid: Grid, config: Config, out: Path, progress: Progress, roll: Roll | None = None) -> Outcome:
+def conduct(
+    grid: Grid,
+    config: Config,
+    out: Path,
+    progress: Progress,
+    roll: Roll | None = None,
+    identities: Mapping[str, bytes] | None = None,
+) -> Outcome:
     """Run the experiment of `config` on `grid`; leave checkpoints, answers and phi.safetensors in `out`.
 
-    Without a `roll` every site must take part; with one, a run goes on without those that cannot.
+    Without a `roll` every site must take part; with one, a run goes on without those that cannot. With
+    `identities`, every site's public key, the coordinator sees sums of deltas alone.
     """
     clock = _Clock()
     step = progress.phase("Reading hospitals", len(list(grid.get_node_ids())))
@@ -62,7 +70,7 @@ def conduct(grid: Grid, config: Config, out: Path, progress: Progress, roll: Rol
     like = initial_weights(config, common_input_shape(sites.values()))
     hospitals = {name: told for name, (_, told) in sorted(sites.items()) if not name.startswith(POOL)}
     plan = Plan(config, list(hospitals))
-    floor = _Floor(grid, config, out, progress, sites, weights.pack(like), roll)
+    floor = _Floor(grid, config, out, progress, sites, weights.pack(like), roll, identities)
     clock.lap("data_s")
     trained = floor.train(plan)
     clock.lap("training_s")
@@ -105,6 +113,7 @@ class _Floor:
     sites: Mapping[str, tuple[int, Description]]
     initial: Vector
     roll: Roll | None
+    identities: Mapping[str, bytes] | None
 
     def train(self, plan: Plan) -> dict[Training, MetaTrained]:
         """Return the end of every meta-training of the plan; finished rounds are never run again."""
@@ -121,6 +130,7 @@ class _Floor:
                 self.initial,
                 self.out / "training" / training.algorithm / _place(training),
                 lambda _: step(),
+                identities=None if ALGORITHMS[training.algorithm].pooled else self.identities,
             )
             for training in trainings
         }

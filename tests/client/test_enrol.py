@@ -23,6 +23,7 @@ from client.policy import policy_of
 from common.enrolment import MAX_ANSWER, Greeting
 from common.errors import EnrolmentError, EnrolmentPending, EnrolmentRefused
 from common.invitation import Invitation
+from common.secagg.identity import Peer
 from common.wire import PROTOCOL
 from server.entry import Status
 from tests.enrolling import Coordinator, Listener, coordinator, listening
@@ -67,8 +68,8 @@ def test_a_hospital_joins(there: Coordinator, tmp_path: Path) -> None:
         assert home.settings.node_id == entries[name].node_id
         own = home.keys().identity.public_key().public_bytes_raw()
         assert entries[name].identity_key == own
-    assert first.peers() == {}
-    assert second.peers() == {"st-anna": entries["st-anna"].identity_key}
+    assert first.peers().pinned == {}
+    assert second.peers().pinned == {"st-anna": Peer(entries["st-anna"].identity_key)}
     assert policy_of(second.policy).explain is False
     assert second.settings.port == server.server_port
     assert left(tmp_path) == ["anna", "olaf"]

@@ -10,6 +10,7 @@ import pytest
 from client.home import Home, Keys, NodeSettings, Registered
 from common.errors import ConfigError
 from common.identity import fingerprint
+from common.secagg.identity import Peer
 from common.settings import validate
 
 SETTINGS = NodeSettings(
@@ -37,7 +38,7 @@ def test_a_home_is_kept(home: Home) -> None:
     assert home.origin == "https://meta.example.org:8443"
     assert home.ca.read_bytes() == b"certificate"
     assert home.policy.read_text() == "# all\n"
-    assert home.peers() == {"other": b"k" * 32}
+    assert home.peers().pinned == {"other": Peer(b"k" * 32)}
     own = home.keys().identity.public_key().public_bytes_raw()
     assert home.fingerprint == fingerprint(own)
     assert home.logs.is_dir()

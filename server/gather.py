@@ -1,0 +1,83 @@
+"""A round's replies, as they come, into one mean; with what is wrong with those that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Message
+
+from common import wire
+from common.algorithms.algorithm import longest_delta
+from common.errors import WireError
+from common.sections import Training
+from server.aggregate import aggregator, in_order
+from server.outer_loop import Vector
+
+SILENT = "did not answer in time"
+ROUNDING = 1e-5
+"""Relative error that float32 may add to the length of a clipped delta."""
+
+
+@dataclass
+class Gathered:
+    """What a round brought: the mean where there is one, sums over those who answered, and who is missing."""
+
+    missing: dict[str, str]
+    """Why each site of the cohort that is not in the mean is not."""
+    mean: Vector | None = None
+    sites: int = 0
+    episodes: int = 0
+    loss_sum: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Gathers deltas that the coordinator sees one by one."""
+
+    training: Training
+    parameters: int
+    site_of: Mapping[int, str] = field(repr=False)
+    """Site by Flower's node id."""
+
+    def gather(self, cohort: Sequence[str], replies: Iterable[Message]) -> Gathered:
+        """Return what the replies of a round's cohort bring together."""
+        found = Gathered(dict.fromkeys(cohort, SILENT))
+        deltas = aggregator(self.training, self.parameters)
+        by_cases = self.training.weighting == "examples"
+        for site, contribution in self._usable(cohort, replies, found.missing):
+            del found.missing[site]
+            deltas.add(contribution.delta, float(contribution.cases) if by_cases else 1.0)
+            found.sites += 1
+            found.episodes += contribution.episodes
+            found.loss_sum += contribution.loss_sum
+        if found.sites and found.sites >= self.training.min_cohort:
+            found.mean = deltas.result()
+        return found
+
+    def _usable(
+        self, cohort: Sequence[str], replies: Iterable[Message], missing: dict[str, str]
+    ) -> Iterator[tuple[str, wire.Contribution]]:
+        """Yield the contributions in site order; why another cannot be used is put into `missing`."""
+        arrivals = ((self.site_of[reply.metadata.src_node_id], reply) for reply in replies)
+        for site, reply in in_order(arrivals, cohort):
+            try:
+                yield site, self._read(site, reply)
+            except WireError as error:
+                missing[site] = str(error)
+
+    def _read(self, site: str, reply: Message) -> wire.Contribution:
+        if reply.has_error():
+            raise WireError(why(site, reply))
+        contribution = wire.read_contribution(reply, self.parameters)
+        longest = longest_delta(self.training, self.parameters)
+        length = float(torch.linalg.vector_norm(contribution.delta, dtype=torch.float64))
+        if length > longest * (1 + ROUNDING):
+            raise WireError(f"delta is {length:.3g} long, and none may be longer than {longest:.3g}.")
+        return contribution
+
+
+def why(site: str, reply: Message) -> str:
+    """Return why a site's reply is an error, without its name."""
+    return wire.words_of(reply).removeprefix(f"{site}: ")

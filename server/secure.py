@@ -1,0 +1,271 @@
+"""Secure aggregation at the coordinator: a round's mean, of which it sees nothing but the sum.
+
+Two exchanges a round (`common.secagg`): sites train, mask, and deal for the next slot; survivors unmask.
+Before the first slot, or where dealings are too few for one, an exchange of keys or of dealings precedes.
+A slot that cannot be finished is given up: phi stays as it was, and the next round takes another slot.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from common import wire
+from common.algorithms.algorithm import longest_coordinate, longest_delta
+from common.errors import SecAggError, WireError
+from common.secagg import aggregator
+from common.secagg.aggregator import Outcome, Slot
+from common.secagg.encoding import dump, load
+from common.secagg.identity import Peer, Roster
+from common.secagg.layout import Layout, Metric
+from common.secagg.messages import Advertisement, Dealing, Holders, Masked, Payload, UnmaskAnswer
+from common.secagg.reasons import Reason, refusal
+from common.sections import Training
+from server.exchange import exchange
+from server.gather import SILENT, Gathered, why
+
+logger = logging.getLogger("zamenis.server")
+WIDEST = 32
+"""Bits of a sum at most."""
+MOST_LOSS, MOST_CASES = 1e4, 1e7
+"""Bounds of what rides in the sum: mean loss of an episode in nats, cases of a site."""
+GOODBYE = 10.0
+"""Seconds for sites to forget a run's secrets; those who miss it do so by themselves later."""
+
+
+@dataclass
+class Dealt:
+    """Who was asked to deal for a slot, and the dealings that came."""
+
+    holders: Holders
+    dealings: dict[str, Dealing] = field(default_factory=dict)
+
+    def ready(self, cohort: Sequence[str]) -> bool:
+        """Return whether enough of a cohort dealt to be summed."""
+        return len(self.among(cohort)) >= self.holders.threshold
+
+    def among(self, cohort: Sequence[str]) -> list[Dealing]:
+        """Return the dealings of a cohort."""
+        return [self.dealings[site] for site in cohort if site in self.dealings]
+
+
+@dataclass
+class SecureSum:
+    """One meta-training's secure aggregation over `sites` (Flower's node ids by name)."""
+
+    training: Training
+    bits: int
+    parameters: int
+    sites: Mapping[str, int]
+    identities: Mapping[str, bytes]
+    """Every site's identity key."""
+    run: str = field(default_factory=lambda: secrets.token_hex(16))
+    _keys: dict[str, Advertisement] = field(default_factory=dict)
+    _slot: int = 0
+    _next: Dealt | None = None
+
+    def __post_init__(self) -> None:
+        self._roster = Roster({site: Peer(key) for site, key in self.identities.items()})
+
+    def gather(self, grid: Grid, instructions: Mapping[str, Message], then: Sequence[str]) -> Gathered:
+        """Return what a round's cohort brings together; `then` is the next round's cohort, or nobody."""
+        cohort = sorted(instructions)
+        found = Gathered(dict.fromkeys(cohort, SILENT))
+        try:
+            dealt = self._dealings(grid, cohort, found)
+            slot = self._train(grid, dealt, instructions, then, found)
+            outcome = self._unmask(grid, slot)
+        except SecAggError as error:
+            logger.warning("a slot is given up: %s", error)
+            given_up = dict.fromkeys(cohort, f"the slot is given up: {error}")
+            found.missing = given_up | {
+                site: words for site, words in found.missing.items() if site in cohort
+            }
+            return found
+        found.missing = {site: words for site, words in found.missing.items() if site in cohort}
+        for site in outcome.liars:
+            logger.warning("%s gave wrong shares; the sum was found without them", site)
+        metrics = outcome.total.metrics
+        found.mean = torch.from_numpy(outcome.total.mean)
+        found.sites = len(outcome.survivors)
+        found.episodes, found.loss_sum = round(metrics["episodes"]), metrics["loss-sum"]
+        return found
+
+    def finish(self, grid: Grid) -> None:
+        """Let every site erase the run's secrets."""
+        told = wire.Secured(self.run)
+        messages = {
+            site: wire.ask_secured(self.sites[site], wire.FINISH, told, seconds=GOODBYE)
+            for site in self._keys
+        }
+        self._exchange(grid, messages, lambda site, reply: None, {}, timeout=GOODBYE)
+
+    def _dealings(self, grid: Grid, cohort: Sequence[str], found: Gathered) -> Dealt:
+        """Return a slot's dealings: those that came with the last round, or new ones if these are too few."""
+        if self._next is not None and self._next.ready(cohort):
+            return self._next
+        unknown = [site for site in cohort if site not in self._keys]
+        self._ask(grid, wire.ADVERTISE, unknown, wire.Secured(self.run, identities=self.identities), found)
+        dealt = self._open(cohort)
+        self._ask(grid, wire.DEAL, dealt.holders.sites, self._request_to_deal(dealt), found)
+        return dealt
+
+    def _open(self, cohort: Sequence[str]) -> Dealt:
+        """Take a new slot and name its holders: everyone of a cohort whose key is known."""
+        self._slot += 1
+        known = [self._keys[site] for site in cohort if site in self._keys]
+        self._next = Dealt(aggregator.name_holders(self.run, self._slot, known))
+        return self._next
+
+    def _request_to_deal(self, dealt: Dealt) -> wire.Secured:
+        return wire.Secured(self.run, holders=dump(dealt.holders))
+
+    def _ask(self, grid: Grid, kind: str, sites: Sequence[str], told: wire.Secured, found: Gathered) -> None:
+        """Ask sites for their keys or dealings; those who answer are no longer silent."""
+        seconds = self.training.round_timeout
+        messages = {site: wire.ask_secured(self.sites[site], kind, told, seconds=seconds) for site in sites}
+        take = self._take_key if kind == wire.ADVERTISE else self._take_dealing
+        self._exchange(grid, messages, take, found.missing, timeout=seconds)
+
+    def _train(
+        self,
+        grid: Grid,
+        dealt: Dealt,
+        instructions: Mapping[str, Message],
+        then: Sequence[str],
+        found: Gathered,
+    ) -> Slot:
+        """Send the round's instructions with their plan, and take masked vectors and the next dealings."""
+        if not dealt.ready(sorted(instructions)):
+            raise refusal(Reason.BAD_COHORT)
+        first = next(iter(instructions.values()))
+        payload = Payload.of(*wire.payload_of(first))
+        layout = self._layout(len(dealt.holders.sites))
+        requests = aggregator.mask_requests(dealt.holders, dealt.among(sorted(instructions)), payload, layout)
+        slot = Slot(self._roster, dealt.holders, next(iter(requests.values())).plan)
+        following = self._open(then) if then else None
+        later = self._request_to_deal(following) if following else wire.Secured(self.run)
+        messages = {
+            site: wire.secure(instructions[site], replace(later, request=dump(request)))
+            for site, request in requests.items()
+        }
+        messages |= self._others(then, messages, later)
+
+        def take(site: str, reply: Message) -> None:
+            if site not in requests:
+                self._take(site, reply)
+                return
+            secured, vector = wire.read_masked(reply)
+            slot.add(replace(load(Masked, secured.answer), vector=vector))
+            found.missing.pop(site, None)
+            if secured.dealing:
+                self._keep_dealing(site, load(Dealing, secured.dealing))
+
+        self._exchange(grid, messages, take, found.missing, timeout=self.training.round_timeout)
+        return slot
+
+    def _others(
+        self, then: Sequence[str], messages: Mapping[str, Message], later: wire.Secured
+    ) -> dict[str, Message]:
+        """Return what those are asked who do not train now and shall do so next."""
+        seconds = self.training.round_timeout
+        asked = {}
+        for site in then:
+            if site in messages:
+                continue
+            known = site in self._keys
+            told = later if known else wire.Secured(self.run, identities=self.identities)
+            kind = wire.DEAL if known else wire.ADVERTISE
+            asked[site] = wire.ask_secured(self.sites[site], kind, told, seconds=seconds)
+        return asked
+
+    def _unmask(self, grid: Grid, slot: Slot) -> Outcome:
+        """Ask the survivors for their shares and return the sum."""
+        asked = slot.request()
+        told = wire.Secured(self.run, request=dump(asked))
+        seconds = self.training.round_timeout
+        messages = {
+            site: wire.ask_secured(self.sites[site], wire.UNMASK, told, seconds=seconds)
+            for site in asked.survivors
+        }
+
+        def take(site: str, reply: Message) -> None:
+            answer = load(UnmaskAnswer, wire.read_secured(reply).answer)
+            _same(site, answer.site)
+            slot.answer(answer)
+
+        troubles: dict[str, str] = {}
+        self._exchange(grid, messages, take, troubles, timeout=seconds)
+        for site, words in troubles.items():
+            logger.warning("%s does not unmask: %s", site, words)
+        return slot.finish()
+
+    def _layout(self, holders: int) -> Layout:
+        """Return the shape and bounds of every vector of a slot."""
+        by_cases = self.training.weighting == "examples"
+        return Layout(
+            parameters=self.parameters,
+            sites=holders,
+            clip_norm=longest_delta(self.training, self.parameters),
+            coordinate_range=longest_coordinate(self.training, self.parameters),
+            bits=self.bits,
+            max_weight=max(1, 2 ** (WIDEST - self.bits) // holders) if by_cases else 1,
+            metrics=(
+                Metric("loss-sum", 0.0, MOST_LOSS * self.training.episodes, 1e-6),
+                Metric("episodes", 0.0, float(self.training.episodes)),
+                Metric("cases", 0.0, MOST_CASES),
+            ),
+        )
+
+    def _take(self, site: str, reply: Message) -> None:
+        """Take what a site that does not train was asked for: its key, or a dealing."""
+        if site in self._keys:
+            self._take_dealing(site, reply)
+        else:
+            self._take_key(site, reply)
+
+    def _take_key(self, site: str, reply: Message) -> None:
+        advertisement = load(Advertisement, wire.read_secured(reply).answer)
+        _same(site, advertisement.site)
+        aggregator.check_advertisement(self._roster, self.run, advertisement)
+        self._keys[site] = advertisement
+
+    def _take_dealing(self, site: str, reply: Message) -> None:
+        self._keep_dealing(site, load(Dealing, wire.read_secured(reply).answer))
+
+    def _keep_dealing(self, site: str, dealing: Dealing) -> None:
+        assert self._next is not None  # noqa: S101 - dealings are asked for only once a slot is open
+        _same(site, dealing.manifest.site)
+        aggregator.check_dealing(self._roster, self._next.holders, dealing)
+        self._next.dealings[site] = dealing
+
+    def _exchange(
+        self,
+        grid: Grid,
+        messages: Mapping[str, Message],
+        take: Callable[[str, Message], None],
+        missing: dict[str, str],
+        *,
+        timeout: float,
+    ) -> None:
+        """Send, and take replies as they come; why one cannot be used is put into `missing`."""
+        names = list(messages)
+        for place, reply in exchange(grid, list(messages.values()), timeout=timeout):
+            site = names[place]
+            try:
+                if reply.has_error():
+                    raise WireError(why(site, reply))
+                take(site, reply)
+            except (WireError, SecAggError) as error:
+                missing[site] = str(error)
+
+
+def _same(asked: str, told: str) -> None:
+    if asked != told:
+        raise WireError("it answers in another's name.")
