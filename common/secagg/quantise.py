@@ -43,7 +43,7 @@ class Total:
     weight: int
     """The sum of the weights."""
     metrics: Mapping[str, float]
-    """Each metric's sum over the survivors, within one resolution per survivor; exact for its multiples."""
+    """Each metric's sum over the survivors, within one resolution per survivor; counts are exact."""
 
 
 class Quantiser:
