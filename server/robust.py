@@ -8,13 +8,14 @@ All weigh sites equally and keep a cohort's deltas in memory.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Deltas(Protocol):
     """What takes deltas one by one and gives one vector for them."""
 

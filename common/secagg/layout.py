@@ -32,7 +32,7 @@ class Metric:
     low: float
     high: float
     resolution: float = 1.0
-    """Values are rounded stochastically to multiples of this above `low`; such multiples stay exact."""
+    """Values are rounded stochastically to multiples of this above `low`; counts (1.0) stay exact."""
 
     def __post_init__(self) -> None:
         _as_floats(self, "low", "high", "resolution")

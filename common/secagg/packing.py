@@ -37,4 +37,4 @@ class Packed:
     def add_to(self, piece: slice, words: UInt64[Words, "word"]) -> None:
         """Add what is stored at `piece` to `words` in place, modulo 2^64."""
         for stored, shift in self._planes:
-            words += np.left_shift(stored[piece], shift, dtype=np.uint64)
+            words += np.left_shift(stored[piece], shift, dtype=np.uint64) if shift else stored[piece]

@@ -43,7 +43,7 @@ class Total:
     weight: int
     """The sum of the weights."""
     metrics: Mapping[str, float]
-    """Each metric's sum over the survivors, within one resolution per survivor; exact for its multiples."""
+    """Each metric's sum over the survivors, within one resolution per survivor; counts are exact."""
 
 
 class Quantiser:
@@ -55,6 +55,7 @@ class Quantiser:
         self._factor = clip_factor(contribution.delta, layout.clip_norm)
         self._chance = Keystream(contribution.rounding_key)
         self._noise = np.empty(PIECE, "<u2")
+        self._fraction = np.empty(PIECE, np.float32)
         self._exact = np.empty(PIECE, np.float64)
         self._numbers = np.empty(PIECE, np.uint64)
         self._limbs = self._metrics()
@@ -85,7 +86,7 @@ class Quantiser:
         exact += weight * layout.levels // 2
         np.clip(exact, 0, weight * layout.levels, out=exact)
         self._chance.read_into(noise)
-        exact += noise * np.float32(2.0**-ROUNDING_BITS)
+        exact += np.multiply(noise, np.float32(2.0**-ROUNDING_BITS), out=self._fraction[: len(numbers)])
         numbers[:] = exact
 
     def _metrics(self) -> UInt64[Vector, "limb"]:
@@ -104,10 +105,11 @@ class Quantiser:
 
 def clip_factor(delta: Float[Vector, "parameter"], clip_norm: float) -> float:
     """Return the factor that brings a delta's L2 norm to at most `clip_norm`; refused unless finite."""
-    square = 0.0
+    square, exact = 0.0, np.empty(min(PIECE, len(delta)), np.float64)
     for piece in pieces(len(delta)):
-        exact = delta[piece].astype(np.float64)
-        square += float(exact @ exact)
+        part = exact[: piece.stop - piece.start]
+        part[:] = delta[piece]
+        square += float(part @ part)
     if not math.isfinite(square):
         raise refusal(Reason.BAD_CONTRIBUTION)
     return min(1.0, clip_norm / math.sqrt(square)) if square else 1.0
@@ -142,8 +144,12 @@ def read_total(layout: Layout, words: UInt64[Vector, "word"], survivors: int) ->
 def _numbers(layout: Layout, words: UInt64[Vector, "word"]) -> Float64[Vector, "number"]:
     """Return the summed numbers of all lanes in order; whole, and below 2^32, so exact."""
     numbers = np.empty((layout.lanes, len(words)), np.float64)
-    for lane, row in enumerate(numbers):
-        row[:] = words >> np.uint64(lane * layout.width) & np.uint64((1 << layout.width) - 1)
+    lowest, width = np.uint64((1 << layout.width) - 1), np.uint64(layout.width)
+    for piece in pieces(len(words)):
+        left = words[piece]
+        for row in numbers:
+            row[piece] = left & lowest
+            left = left >> width
     return numbers.reshape(-1)
 
 

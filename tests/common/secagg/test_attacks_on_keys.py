@@ -112,6 +112,17 @@ def test_forged_and_replayed_manifests(federation: Federation) -> None:
     victim.mask(requests[VICTIM], contribution(layout, 0))
 
 
+def test_a_manifest_from_before_a_rollback(federation: Federation) -> None:
+    """A site that was rolled back and dealt anew does not mask under the mask key that it forgot."""
+    layout, victim, holders = layout_for(5), federation[VICTIM], federation.holders()
+    before = victim.stored
+    forgotten = victim.deal(holders).manifest
+    victim.stored = before
+    request = federation.requests(holders, layout)[VICTIM]
+    lie = replace(request, plan=_with_manifest(request.plan, 0, forgotten))
+    unchanged(victim, "holders-differ", victim.mask, lie, contribution(layout, 0), by=VICTIM)
+
+
 def _with_manifest(plan: Plan, place: int, manifest: Manifest) -> Plan:
     manifests = list(plan.manifests)
     manifests[place] = manifest

@@ -47,6 +47,8 @@ def test_replayed_slots(federation: Federation) -> None:
     victim.mask(requests[VICTIM], contribution(layout, 0))
     unchanged(victim, "old-slot", victim.deal, federation.holders(5))
     unchanged(victim, "old-slot", victim.mask, first[VICTIM], contribution(layout, 0))
+    elsewhere = replace(requests[VICTIM], plan=replace(requests[VICTIM].plan, run="run-0"))
+    unchanged(victim, "wrong-run", victim.mask, elsewhere, contribution(layout, 0))
     ahead = replace(requests[VICTIM], plan=replace(requests[VICTIM].plan, slot=6))
     unchanged(victim, "not-dealt", victim.mask, ahead, contribution(layout, 0))
 
