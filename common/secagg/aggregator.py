@@ -115,6 +115,8 @@ class Slot:
         if self._asked is not None or site in self._survivors:
             raise refusal(Reason.SLOT_USED, site)
         self.roster.verify(site, masked.signature, MASKED, masked.run, masked.slot, self._agreed)
+        if len(masked.vector) != self.plan.layout.packed_bytes:
+            raise refusal(Reason.WRONG_LENGTH, site)
         self._sum.add(masked.vector)
         self._survivors[site] = masked.signature
 

@@ -127,6 +127,11 @@ class Layout:
         """Low bytes of a word that travel: those that its numbers reach."""
         return -(-self.lanes * self.width // 8)
 
+    @property
+    def packed_bytes(self) -> int:
+        """Length of the masked vector as it travels."""
+        return self.words * self.word_bytes
+
     def error_bound(self, survivors: int, total_weight: int) -> float:
         """Return a bound on each coordinate's error of the mean, against the clipped deltas' weighted mean.
 

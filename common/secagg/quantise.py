@@ -28,10 +28,11 @@ class Contribution:
 
     delta: Float[Vector, "parameter"] = field(repr=False)
     """Refused unless float32."""
-    weight: int = field(default=1, repr=False)
-    metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
-    rounding_key: bytes = field(default=bytes(32), repr=False)
-    """32 bytes, another for every run, round and site: decides which way numbers are rounded."""
+    weight: int = field(repr=False)
+    """1 to the layout's `max_weight`."""
+    metrics: Mapping[str, float] = field(repr=False)
+    rounding_key: bytes = field(repr=False)
+    """32 bytes from the run's seed, the round and the site: decides which way numbers are rounded."""
 
 
 @dataclass(frozen=True)

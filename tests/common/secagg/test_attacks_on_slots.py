@@ -18,11 +18,13 @@ from tests.common.secagg.federation import (
     PAYLOAD,
     Federation,
     contribution,
+    dealt_of,
     layout_for,
     masked_slot,
     refused,
     unchanged,
     unmask_request,
+    with_epoch,
 )
 
 VICTIM, SIBLING, THIRD = "h000", "h001", "h002"
@@ -107,6 +109,23 @@ def _race(ask: object, contenders: int) -> list[str]:
     for thread in threads:
         thread.join()
     return sorted(outcomes)
+
+
+def test_a_site_that_came_back_from_a_backup(federation: Federation) -> None:
+    """With its new key it gives up every slot, dealt for or masked in, and keeps no secret of them."""
+    layout, victim = layout_for(5), federation[VICTIM]
+    requests = federation.requests(federation.holders(1), layout)
+    masked = {
+        name: federation[name].mask(request, contribution(layout, 0)) for name, request in requests.items()
+    }
+    signatures = {name: each.signature for name, each in masked.items()}
+    federation.requests(federation.holders(2), layout)
+    dealt, old = dealt_of(victim.state), victim.state.c
+    with_epoch(victim, 2)
+    assert not any(secret in victim.stored for secret in (dealt.s, dealt.b, old))
+    unchanged(victim, "slot-closed", victim.unmask, unmask_request(signatures, ()))
+    unchanged(victim, "old-slot", victim.deal, federation.holders(2))
+    victim.deal(federation.holders(3))
 
 
 def test_a_finished_run_is_refused_for_ever(federation: Federation) -> None:

@@ -9,7 +9,6 @@ import pytest
 from common.secagg import aggregator, agreement, dealing, shamir
 from common.secagg.encoding import dump, load
 from common.secagg.messages import MANIFEST, MASKED, Dealing, Holders, Manifest, Masked, UnmaskAnswer
-from common.secagg.packing import Packed
 from common.secagg.state import Dealt
 from tests.common.secagg.federation import (
     PAYLOAD,
@@ -75,9 +74,8 @@ def with_dealing(federation: Federation, holders: Holders, lie: Dealing) -> aggr
     for seed, name in enumerate(federation.names):
         if name != LIAR:
             slot.add(federation[name].mask(requests[name], contribution(layout, seed)))
-    size = len(Packed(layout.words, layout.word_bytes).data)
     signature = identity.sign(MASKED, slot.plan.run, slot.plan.slot, slot.plan.digest())
-    slot.add(Masked(slot.plan.run, slot.plan.slot, LIAR, bytes(size), signature))
+    slot.add(Masked(slot.plan.run, slot.plan.slot, LIAR, bytes(layout.packed_bytes), signature))
     return slot
 
 
@@ -172,7 +170,7 @@ def test_vectors_that_the_coordinator_refuses(federation: Federation) -> None:
     honest, identity = masked[LIAR], federation[LIAR].member.identity
     elsewhere = identity.sign(MASKED, honest.run, honest.slot, bytes(32))
     for lie, reason, by in (
-        (replace(honest, vector=honest.vector[:-1]), "wrong-length", ""),
+        (replace(honest, vector=honest.vector[:-1]), "wrong-length", LIAR),
         (replace(honest, signature=elsewhere), "untrusted", LIAR),
         (replace(honest, slot=2), "wrong-run", LIAR),
         (replace(honest, site="h999"), "bad-cohort", "h999"),

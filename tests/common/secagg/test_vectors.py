@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from common.errors import SecAggError
 from common.secagg import vector
+from common.secagg.agreement import public_of
 from common.secagg.layout import Layout, Metric
-from common.secagg.masking import PIECE, Keystream, Mask, Masks, pieces
+from common.secagg.masking import PIECE, Keystream, Mask, Masks, pair_mask, pieces, self_mask
 from common.secagg.packing import Packed
 from common.secagg.quantise import Contribution, clip_factor
 from common.secagg.vector import MaskedSum
@@ -54,6 +55,19 @@ def test_pieces_are_one_keystream() -> None:
         masks.apply(words[piece])
     encryptor = Cipher(algorithms.ChaCha20(KEY, bytes(16)), mode=None).encryptor()
     assert encryptor.update(bytes(8 * size)) == words.astype("<u8").tobytes()
+
+
+def test_masks_depend_on_all_that_was_agreed() -> None:
+    """Another run, slot, D or site is another mask, alone or in pairs; a pair's two ends are opposite."""
+    theirs = bytes(reversed(KEY))
+    here, there = public_of(KEY), public_of(theirs)
+    pair = pair_mask(KEY, "a", "b", there, "run", 1, b"D")
+    assert pair_mask(theirs, "b", "a", here, "run", 1, b"D") == pair.opposite()
+    masks = [pair, self_mask(KEY, "run", 1, b"D", "a"), self_mask(KEY, "run", 1, b"D", "b")]
+    for run, slot, agreed in (("run", 1, b"E"), ("run", 2, b"D"), ("ran", 1, b"D")):
+        masks += [pair_mask(KEY, "a", "b", there, run, slot, agreed), self_mask(KEY, run, slot, agreed, "a")]
+    masks.append(pair_mask(KEY, "a", "c", there, "run", 1, b"D"))
+    assert len({mask.key for mask in masks}) == len(masks)
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -138,7 +152,7 @@ def test_rounding_is_unbiased() -> None:
     """20,000 roundings of 0.3 steps average 0.3 within 5 standard errors of sqrt(0.3 * 0.7 / 20,000)."""
     layout = Layout(20_000, 1, 1e9, 1.0)
     delta = np.full(20_000, 0.3 * layout.step, np.float32)
-    mean = rounded(layout, [Contribution(delta, rounding_key=KEY)]).total([], 1).mean
+    mean = rounded(layout, [Contribution(delta, 1, {}, KEY)]).total([], 1).mean
     assert set(np.round(mean / layout.step)) == {0.0, 1.0}
     assert abs(mean.mean() / layout.step - 0.3) < 5 * math.sqrt(0.3 * 0.7 / 20_000)
 
@@ -176,7 +190,7 @@ def test_long_deltas_are_shortened() -> None:
     assert clip_factor(delta, 5.0) == 1.0
     assert clip_factor(np.zeros(2, np.float32), 1.0) == 1.0
     layout = Layout(2, 1, 2.0, 10.0)
-    mean = rounded(layout, [Contribution(delta)]).total([], 1).mean
+    mean = rounded(layout, [Contribution(delta, 1, {}, KEY)]).total([], 1).mean
     assert np.abs(mean - [1.2, 1.6]).max() <= layout.error_bound(1, 1)
 
 
@@ -199,7 +213,12 @@ def test_long_deltas_are_shortened() -> None:
 def test_a_contribution_that_does_not_fit_is_refused(wrong: dict[str, object]) -> None:
     """By name, with a text that is the same whatever the numbers were."""
     layout = Layout(2, 3, 1.0, 1.0, max_weight=3, metrics=(Metric("loss", 0, 9),))
-    right: dict[str, object] = {"delta": np.zeros(2, np.float32), "metrics": {"loss": 1.0}}
+    right: dict[str, object] = {
+        "delta": np.zeros(2, np.float32),
+        "weight": 1,
+        "metrics": {"loss": 1.0},
+        "rounding_key": KEY,
+    }
     vector.mask(layout, Contribution(**right), [])  # type: ignore[arg-type]
     with pytest.raises(SecAggError) as caught:
         vector.mask(layout, Contribution(**{**right, **wrong}), [])  # type: ignore[arg-type]
