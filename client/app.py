@@ -17,7 +17,7 @@ from client.secure import secured
 from client.site import Node, hospital_of, learner_of, prepare
 from common import seeds, weights, wire
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import longest_delta
+from common.algorithms.algorithm import longest_coordinate, longest_delta
 from common.cases import Cases
 from common.config import from_json
 from common.errors import PolicyError, ProtocolError, ZamenisError
@@ -131,7 +131,8 @@ def train(message: Message, context: Context) -> Message:
     cases = _learned_from(hospital, training)
     tasks = episodes(cases, config.task.classes, training, generator)
     update = algorithm.local_update(learner, phi, tasks, training, generator)
-    delta = weights.clip(weights.pack(update.delta), longest_delta(training, learner.size()))
+    norm, magnitude = longest_delta(training, learner.size()), longest_coordinate(training)
+    delta = weights.clip(weights.pack(update.delta), norm, magnitude)
     contribution = wire.Contribution(delta, update.loss_sum, update.episodes, len(cases))
     return wire.reply_contribution(message, contribution)
 

@@ -98,7 +98,10 @@ class Desk:
                 assert contribution is not None  # noqa: S101 - it trained
                 state, masked = site.mask(state, self.member, request, payload, contribution)
             if holders:
-                state, dealing = site.deal(state, self.member, holders)
+                try:
+                    state, dealing = site.deal(state, self.member, holders)
+                except SecAggError as error:
+                    logger.warning("does not deal for the next slot: %s", error)
             return state, (masked, dealing)
 
         masked, dealing = self._change(fields.run, transition)

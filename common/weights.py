@@ -37,10 +37,11 @@ def pack(weights: Weights) -> Float[Tensor, "parameter"]:
     return torch.cat([tensor.reshape(-1) for tensor in weights.values()])
 
 
-def clip(vector: Float[Tensor, "parameter"], norm: float) -> Float[Tensor, "parameter"]:
-    """Return `vector`, shortened to L2 norm `norm` where it is longer."""
+def clip(vector: Float[Tensor, "parameter"], norm: float, magnitude: float) -> Float[Tensor, "parameter"]:
+    """Return `vector`, shortened to L2 norm `norm` where it is longer, no coordinate beyond `magnitude`."""
     length = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
-    return vector * (norm / length) if length > norm else vector
+    shortened = vector * (norm / length) if length > norm else vector
+    return shortened.clamp(-magnitude, magnitude)
 
 
 def unpack(vector: Float[Tensor, "parameter"], like: Weights) -> Weights:

@@ -110,7 +110,8 @@ class SecureSum:
         """Return a slot's dealings: those that came with the last round, or new ones if these are too few."""
         if self._next is not None and self._next.ready(cohort):
             return self._next
-        unknown = [site for site in cohort if site not in self._keys]
+        wanted = cohort if self._keys else sorted(self.sites)
+        unknown = [site for site in wanted if site not in self._keys]
         self._ask(grid, wire.ADVERTISE, unknown, wire.Secured(self.run, identities=self.identities), found)
         dealt = self._open(cohort)
         self._ask(grid, wire.DEAL, dealt.holders.sites, self._request_to_deal(dealt), found)
@@ -152,7 +153,10 @@ class SecureSum:
         following = self._open(then) if then else None
         later = self._request_to_deal(following) if following else wire.Secured(self.run)
         messages = {
-            site: wire.secure(instructions[site], replace(later, request=dump(request)))
+            site: wire.secure(
+                instructions[site],
+                replace(later if site in then else wire.Secured(self.run), request=dump(request)),
+            )
             for site, request in requests.items()
         }
         messages |= self._others(then, messages, later)
@@ -213,7 +217,7 @@ class SecureSum:
             parameters=self.parameters,
             sites=holders,
             clip_norm=longest_delta(self.training, self.parameters),
-            coordinate_range=longest_coordinate(self.training, self.parameters),
+            coordinate_range=longest_coordinate(self.training),
             bits=self.bits,
             max_weight=max(1, 2 ** (WIDEST - self.bits) // holders) if by_cases else 1,
             metrics=(

@@ -66,10 +66,14 @@ def longest_delta(training: Training, parameters: int) -> float:
     return training.clip_norm or reach
 
 
-def longest_coordinate(training: Training, parameters: int) -> float:
-    """Return the magnitude that no coordinate of a masked delta exceeds; larger ones are clipped."""
-    reach = training.inner_lr * training.inner_steps
-    return min(training.clip_norm, reach) if training.clip_norm else reach
+def longest_coordinate(training: Training) -> float:
+    """Return the magnitude that no coordinate of a site's delta may exceed; larger ones are clipped.
+
+    Step t of Adam (beta1 = 0) moves a coordinate by at most inner-lr times the root of t; many steps never
+    all do, so that beyond four times inner-lr each the bound does not grow further.
+    """
+    steps = min(sum(map(math.sqrt, range(1, training.inner_steps + 1))), 4.0 * training.inner_steps)
+    return training.clip_norm or training.inner_lr * steps
 
 
 def inner_settings(training: Training) -> InnerLoop:
