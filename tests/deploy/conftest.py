@@ -12,7 +12,7 @@ import torch
 from simulation.rehearse import Rehearsal, federation
 from simulation.run import simulate
 from tests.conftest import write_table_hospital
-from tests.deploy.stage import phi, small
+from tests.deploy.stage import allow_plain, phi, small
 
 WATCHER = """\
 import os, sys
@@ -64,6 +64,8 @@ def stage(
     """Return the running federation; a test that breaks something mends it again."""
     folder = tmp_path_factory.mktemp("federation") / "stage"
     with federation(hospitals, small(), folder, Quiet()) as rehearsal:
+        for hospital in hospitals:
+            allow_plain(rehearsal, hospital.name)
         yield rehearsal
 
 
@@ -72,6 +74,16 @@ def undisturbed(hospitals: list[Path], tmp_path_factory: pytest.TempPathFactory)
     """Return the weights that the same run ends with in process, where nothing ever goes wrong."""
     out = tmp_path_factory.mktemp("simulated")
     config = small(f'data.hospitals="{hospitals[0].parent}"', "engine.workers=1")
+    simulate(config, out, Quiet(), command="")
+    return phi(out)
+
+
+@pytest.fixture(scope="session")
+def summed(hospitals: list[Path], tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """Return the weights that the same run ends with in process, with secure aggregation."""
+    out = tmp_path_factory.mktemp("summed")
+    where = 'secure-aggregation.where="everywhere"'
+    config = small(f'data.hospitals="{hospitals[0].parent}"', "engine.workers=1", where)
     simulate(config, out, Quiet(), command="")
     return phi(out)
 

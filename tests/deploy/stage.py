@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from flwr.app import Message
 from safetensors import safe_open
@@ -43,6 +46,7 @@ def small(*over: str) -> Config:
             "training.round-timeout=60",
             'experiment.algorithms=["reptile"]',
             "experiment.shots=[]",
+            'secure-aggregation.where="nowhere"',
             *over,
         ],
     )
@@ -117,6 +121,12 @@ def phi(folder: Path) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in load_file(folder / "phi.safetensors").values()])
 
 
+def allow_plain(stage: Rehearsal, hospital: str) -> None:
+    """Let a hospital's policy allow updates that the coordinator sees one by one."""
+    policy = stage.node(hospital) / "policy.toml"
+    policy.write_text(policy.read_text().replace('"required"', '"optional"'))
+
+
 def node_process(stage: Rehearsal, hospital: str) -> int:
     """Return the process number of a hospital's node."""
     pid = service.status(stage.node(hospital), "node")
@@ -179,3 +189,49 @@ class Impostor:
                     time.sleep(0.02)
                     continue
                 line.send(self._answer(message, config_of(self._home)))
+
+
+class SmallDisk:
+    """A disk with hardly any room."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def fill(self) -> None:
+        """Leave no room at all."""
+        with (self._folder / "ballast").open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+            except OSError:
+                return
+
+    def make_room(self) -> None:
+        """Give it 64 MiB."""
+        mount("-o", "remount,size=64m", str(self._folder))
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[SmallDisk]:
+    """Put `folder`, as it is, on a disk of its own that is all but full, and take it back at the end."""
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("mounting a small disk takes root")
+    backup = folder.with_name(f"{folder.name}.backup")
+    shutil.copytree(folder, backup)
+    used = sum(path.stat().st_size + 4096 for path in folder.rglob("*"))
+    mount("-t", "tmpfs", "-o", f"size={used // 1024 + 8}k", "tmpfs", str(folder))
+    try:
+        shutil.copytree(backup, folder, dirs_exist_ok=True)
+        yield SmallDisk(folder)
+        (folder / "ballast").unlink(missing_ok=True)
+        shutil.copytree(folder, backup, dirs_exist_ok=True)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+    shutil.copytree(backup, folder, dirs_exist_ok=True)
+
+
+def mount(*arguments: str) -> None:
+    """Mount, or skip where this machine does not let even root."""
+    if subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not allow mounts")

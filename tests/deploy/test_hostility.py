@@ -24,7 +24,7 @@ from common import wire
 from server.federation import found
 from simulation.rehearse import Rehearsal, RehearsalError, free_port
 from tests.conftest import write_table_hospital
-from tests.deploy.stage import Attempt, Impostor, connected, phi, small, until
+from tests.deploy.stage import Attempt, Impostor, allow_plain, connected, phi, small, until
 
 EVERYONE = ("site-1", "site-2", "site-3")
 
@@ -35,6 +35,7 @@ def liar(stage: Rehearsal, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     connected(stage, *EVERYONE)
     folder = write_table_hospital(tmp_path_factory.mktemp("liar") / "site-4", seed=4)
     stage.join(folder, small())
+    allow_plain(stage, "site-4")
     stage.tell("site-4", "stop")
     yield Home.load(stage.node("site-4"))
     stage.coordinate("revoke", "site-4")

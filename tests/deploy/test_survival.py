@@ -18,6 +18,7 @@ from tests.deploy.stage import (
     freeze,
     node_process,
     phi,
+    small_disk,
     thaw,
     until,
     worker_process,
@@ -84,7 +85,8 @@ def test_a_coordinator_that_is_killed_resumes_with_the_right_weights(
         run.kill()
         run = Attempt(stage, "resume", run.name)
     run.end()
-    assert [one["round"] for one in run.rounds()] == list(range(1, ROUNDS + 1))
+    counts = [(one["round"], one["sites"]) for one in run.rounds()]
+    assert counts == [(number, 3) for number in range(1, ROUNDS + 1)], run.log
     assert torch.equal(phi(run.folder), undisturbed)
 
 
@@ -156,3 +158,93 @@ def test_a_run_without_quorum_stops_at_a_missing_hospital_and_goes_on(
     again = Attempt(stage, "resume", run.name)
     again.end()
     assert torch.equal(phi(run.folder), undisturbed)
+
+
+def test_a_full_disk_at_the_coordinator_loses_nothing(
+    stage: Rehearsal, undisturbed: torch.Tensor, run_file: Path
+) -> None:
+    """The run ends with one clear line; with room again it resumes to the same bits."""
+    run = Attempt(stage, "run", str(run_file))
+    run.after(2)
+    run.kill()
+    with small_disk(run.folder) as disk:
+        told = Attempt(stage, "resume", run.name).end(code=2)
+        assert "No space left on device" in told
+        assert "Traceback" not in told
+        disk.make_room()
+        Attempt(stage, "resume", run.name).end()
+    assert torch.equal(phi(run.folder), undisturbed)
+
+
+def test_a_full_disk_at_a_hospital_stops_nobody(stage: Rehearsal, run_file: Path) -> None:
+    """Its node cannot even write its status: it goes on, or is left out with a code, and is back later."""
+    with small_disk(stage.node("site-2") / "state") as disk:
+        disk.fill()
+        run = Attempt(stage, "run", str(run_file), "--set", "training.rounds=2")
+        run.end()
+        assert len(run.rounds()) == 2
+        assert all(one["sites"] >= 2 for one in run.rounds())
+    connected(stage, *EVERYONE)
+
+
+SECURE = ("--set", 'secure-aggregation.where="network"')
+
+
+def test_secure_aggregation_over_the_network_ends_in_the_bits_of_its_simulation(
+    stage: Rehearsal, summed: torch.Tensor, undisturbed: torch.Tensor, run_file: Path
+) -> None:
+    """Masks, shares and signatures change nothing but the rounding, which the seed decides."""
+    run = Attempt(stage, "run", str(run_file), *SECURE)
+    run.end()
+    assert [one["sites"] for one in run.rounds()] == [3] * ROUNDS
+    assert torch.equal(phi(run.folder), summed)
+    assert not torch.equal(summed, undisturbed)
+    assert float((summed - undisturbed).abs().max()) < 0.05 * float(undisturbed.abs().max())
+
+
+def test_a_hospital_that_is_killed_in_a_secure_run_costs_slots_and_comes_back(
+    stage: Rehearsal, run_file: Path
+) -> None:
+    """Of three nobody may drop: phi stays as it was until the third is back; its keys and log are on disk."""
+    over = ("--set", "training.rounds=10", "--set", "training.round-timeout=8")
+    run = Attempt(stage, "run", str(run_file), *SECURE, *over)
+    run.after(1)
+    os.kill(node_process(stage, "site-3"), signal.SIGKILL)
+    until(lambda: service.status(stage.node("site-3"), "node") is None)
+    until(lambda: any(one["sites"] == 0 for one in run.rounds()))
+    stage.tell("site-3", "start")
+    run.end(within=200)
+    rounds = run.rounds()
+    assert rounds[-1]["sites"] == 3
+    assert all("delta-norm" not in one for one in rounds if one["sites"] == 0)
+
+
+def test_a_superlink_that_is_killed_in_a_secure_run_changes_nothing(
+    stage: Rehearsal, summed: torch.Tensor, run_file: Path
+) -> None:
+    """The run goes on with new keys and new slots, and ends in the same bits."""
+    run = Attempt(stage, "run", str(run_file), *SECURE)
+    run.after(2)
+    pid = service.status(stage.coordinator, "superlink")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: service.status(stage.coordinator, "superlink") is None)
+    stage.coordinate("start")
+    run.end(within=200)
+    assert torch.equal(phi(run.folder), summed)
+
+
+def test_a_hospital_that_insists_on_secure_aggregation_sends_no_plain_update(
+    stage: Rehearsal, run_file: Path
+) -> None:
+    """The run goes on without it and says which key of its policy refused."""
+    policy = stage.node("site-1") / "policy.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace('"optional"', '"required"'))
+    try:
+        run = Attempt(stage, "run", str(run_file), "--set", "training.rounds=2")
+        run.end()
+    finally:
+        policy.write_text(before)
+    assert [one["sites"] for one in run.rounds()] == [2, 2]
+    assert "site-1 is left out: this hospital's policy does not allow it (secure-aggregation" in run.log
