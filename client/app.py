@@ -152,4 +152,5 @@ def evaluate(message: Message, context: Context) -> Message:
         purpose=instruction.purpose,
     )
     algorithm = ALGORITHMS[instruction.algorithm]
-    return wire.reply_judgement(message, few_shot.judge(algorithm, learner, phi, hospital, config, question))
+    judge = few_shot.Judge(algorithm, learner, phi, hospital, config)
+    return wire.reply_judgement(message, judge.answer(question))

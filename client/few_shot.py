@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,39 +42,76 @@ class Question:
     purpose: str
 
 
-def judge(
-    algorithm: Algorithm,
-    learner: Learner,
-    phi: Weights,
-    hospital: Hospital,
-    config: Config,
-    question: Question,
-) -> wire.Judgement:
-    """Return the metrics per draw and per bootstrap replicate, or why this K is left out here."""
-    reason = cannot_judge(hospital, config.task.classes, question.shot)
-    if reason:
-        return wire.Judgement({}, {}, 0.0, 0.0, left_out=reason)
-    test = hospital.test
-    zero_shot = learner.logits(phi, test.inputs)
-    adapts = question.recipe is not None and question.shot != 0
-    logits, shares = [zero_shot], [1.0]
-    if adapts:
-        drawn = [
-            _adapt_once(algorithm, learner, phi, hospital, config, question, d) for d in range(question.draws)
-        ]
-        told = [(one.predict(test.inputs, before=zero_shot), one.share) for one in drawn]
-        told = [(found, share) if found.isfinite().all() else (zero_shot, 0.0) for found, share in told]
-        logits, shares = [found for found, _ in told], [share for _, share in told]
-    cases = _bootstrap_cases(test, question.replicates, config.seed, hospital.name)
-    plain, replicates = _score(learner, logits, test, cases, config.seed, hospital.name)
-    headline = config.experiment.metric
-    before = _metrics(learner, zero_shot, test, np.ones((1, len(test))))[headline][0]
-    return wire.Judgement(
-        draws=plain,
-        replicates=replicates,
-        hurt=float(np.mean(plain[headline] < before)) if adapts else 0.0,
-        fell_back=float(np.mean(np.array(shares) == 0.0)) if adapts else 0.0,
-    )
+@dataclass(frozen=True)
+class Judge:
+    """One algorithm's phi at one hospital, to be asked about any K."""
+
+    algorithm: Algorithm
+    learner: Learner
+    phi: Weights
+    hospital: Hospital
+    config: Config
+
+    def answer(self, question: Question) -> wire.Judgement:
+        """Return the metrics per draw and per bootstrap replicate, or why this K is left out here."""
+        reason = cannot_judge(self.hospital, self.config.task.classes, question.shot)
+        if reason:
+            return wire.Judgement({}, {}, 0.0, 0.0, left_out=reason)
+        test = self.hospital.test
+        zero_shot = self.learner.logits(self.phi, test.inputs)
+        logits, shares, adapts = [zero_shot], [0.0], bool(question.shot and question.recipe)
+        if adapts:
+            drawn = [self._adapt(question, draw) for draw in range(question.draws)]
+            told = [(one.predict(test.inputs, before=zero_shot), one.share) for one in drawn]
+            told = [(found, share) if found.isfinite().all() else (zero_shot, 0.0) for found, share in told]
+            logits, shares = [found for found, _ in told], [share for _, share in told]
+        plain, replicates = self._score(logits, question.replicates)
+        headline = self.config.experiment.metric
+        before = self._metrics(zero_shot, np.ones((1, len(test))))[headline][0]
+        return wire.Judgement(
+            draws=plain,
+            replicates=replicates,
+            hurt=float(np.mean(plain[headline] < before)) if adapts else 0.0,
+            fell_back=float(np.mean(np.array(shares) == 0.0)) if adapts else 0.0,
+        )
+
+    def _adapt(self, question: Question, draw: int) -> Adapted:
+        """Adapt to one support draw."""
+        assert question.recipe is not None  # noqa: S101 - asked only where there is a recipe
+        purpose = (question.purpose, self.hospital.name, question.shot, draw)
+        generator = seeds.generator(self.config.seed, *purpose)
+        support = self._support(question.shot, generator)
+        if self.algorithm.local_update is None or not self.config.adaptation.safeguard:
+            after = self.algorithm.adapt(self.learner, self.phi, support, question.recipe, generator)
+            return Adapted(partial(self.learner.logits, self.phi), after, 1.0)
+        adapt = self.algorithm.adapt
+        return adapt_safely(adapt, self.learner, self.phi, support, question.recipe, generator)
+
+    def _support(self, shot: int, generator: torch.Generator) -> Cases:
+        cases = self.hospital.adaptation
+        if shot == wire.ALL_CASES:
+            return cases
+        classes = len(self.config.task.classes)
+        return cases.at(few_cases(cases, classes=classes, shot=shot, generator=generator))
+
+    def _score(self, logits: list[Tensor], replicates: int) -> tuple[Metrics, Metrics]:
+        """Return each metric by `[draw]`, and by `[replicate]` as a mean over resampled draws."""
+        seed, site = self.config.seed, self.hospital.name
+        cases = _bootstrap_cases(self.hospital.test, replicates, seed, site)
+        weights = np.concatenate([np.ones((1, len(self.hospital.test))), cases])
+        per_draw = [self._metrics(values, weights) for values in logits]
+        table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}
+        chance = np.random.default_rng(seeds.derive(seed, "resample draws", site, len(logits)))
+        chosen = chance.integers(len(logits), size=(replicates, len(logits)))
+        column = np.arange(replicates)[:, None]
+        return (
+            {name: values[:, 0] for name, values in table.items()},
+            {name: values[:, 1:][chosen, column].mean(1) for name, values in table.items()},
+        )
+
+    def _metrics(self, logits: Tensor, weights: NDArray[np.float64]) -> Metrics:
+        probability = self.learner.task.probabilities(logits).numpy()
+        return self.learner.task.metrics(probability, self.hospital.test.labels.numpy(), weights)
 
 
 def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str:
@@ -88,48 +126,6 @@ def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str
     return ""
 
 
-def _adapt_once(
-    algorithm: Algorithm,
-    learner: Learner,
-    phi: Weights,
-    hospital: Hospital,
-    config: Config,
-    question: Question,
-    draw: int,
-) -> Adapted:
-    """Adapt to one support draw."""
-    assert question.recipe is not None  # noqa: S101 - judge asks only where there is a recipe
-    generator = seeds.generator(config.seed, question.purpose, hospital.name, question.shot, draw)
-    cases = hospital.adaptation
-    if question.shot == wire.ALL_CASES:
-        support = cases
-    else:
-        support = cases.at(
-            few_cases(cases, classes=len(config.task.classes), shot=question.shot, generator=generator)
-        )
-    if algorithm.local_update is None or not config.adaptation.safeguard:
-        adapted = algorithm.adapt(learner, phi, support, question.recipe, generator)
-        return Adapted(partial(learner.logits, phi), adapted, 1.0)
-    return adapt_safely(algorithm.adapt, learner, phi, support, question.recipe, generator)
-
-
-def _score(
-    learner: Learner, logits: list[Tensor], test: Cases, cases: NDArray[np.float64], seed: int, site: str
-) -> tuple[Metrics, Metrics]:
-    """Return each metric by `[draw]`, and by `[replicate]` as a mean over resampled draws."""
-    weights = np.concatenate([np.ones((1, len(test))), cases])
-    per_draw = [_metrics(learner, values, test, weights) for values in logits]
-    table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}
-    replicates = len(cases)
-    chance = np.random.default_rng(seeds.derive(seed, "resample draws", site, len(logits)))
-    chosen = chance.integers(len(logits), size=(replicates, len(logits)))
-    column = np.arange(replicates)[:, None]
-    return (
-        {name: values[:, 0] for name, values in table.items()},
-        {name: values[:, 1:][chosen, column].mean(1) for name, values in table.items()},
-    )
-
-
 def _bootstrap_cases(test: Cases, replicates: int, seed: int, site: str) -> NDArray[np.float64]:
     """Return how often each test case counts in each replicate: whole patients are resampled."""
     patients, member = np.unique(test.patients.numpy(), return_inverse=True)
@@ -137,8 +133,3 @@ def _bootstrap_cases(test: Cases, replicates: int, seed: int, site: str) -> NDAr
     even = np.full(len(patients), 1 / len(patients))
     counts = chance.multinomial(len(patients), even, size=replicates)
     return counts[:, member].astype(np.float64)
-
-
-def _metrics(learner: Learner, logits: Tensor, test: Cases, weights: NDArray[np.float64]) -> Metrics:
-    probability = learner.task.probabilities(logits).numpy()
-    return learner.task.metrics(probability, test.labels.numpy(), weights)
