@@ -129,7 +129,7 @@ def train(message: Message, context: Context) -> Message:
     phi = learner.unpack(wire.read_phi(message, learner.size()))
     generator = seeds.generator(config.seed, "train", hospital.name, instruction.server_round)
     cases = _learned_from(hospital, training)
-    tasks = episodes(cases, config.task.classes, training, generator)
+    tasks = episodes(cases, config.task.classes, training, generator, halves=algorithm.queries)
     update = algorithm.local_update(learner, phi, tasks, training, generator)
     norm, magnitude = longest_delta(training, learner.size()), longest_coordinate(training)
     delta = weights.clip(weights.pack(update.delta), norm, magnitude)

@@ -16,15 +16,24 @@ from common.sections import Training
 
 
 def episodes(
-    cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator
+    cases: Cases,
+    classes: tuple[str, ...],
+    training: Training,
+    generator: torch.Generator,
+    *,
+    halves: bool = False,
 ) -> list[Episode]:
     """Return the episodes that a site trains on in one round.
 
-    With `shot = 0` an episode is all of the site's cases. Otherwise its support has `shot` patients per
-    class and its query as many others where they exist; with `way`, of `way` classes drawn at random
-    and re-labelled 0 to way - 1. Raises DataError where a class has too few patients for that.
+    With `shot = 0` an episode is all of the site's cases, as support and query alike, or for an
+    algorithm that needs them apart its patients dealt at random into two `halves`. Otherwise its
+    support has `shot` patients per class and its query `query` (0: as many) others where they exist;
+    with `way`, of `way` classes drawn at random and re-labelled 0 to way - 1. Raises DataError where a
+    class has too few patients for that.
     """
     if not training.shot:
+        if halves:
+            return [_halves(cases, generator) for _ in range(training.episodes)]
         return [Episode(support=cases, query=cases)] * training.episodes
     return [_episode(cases, classes, training, generator) for _ in range(training.episodes)]
 
@@ -63,9 +72,31 @@ def _episode(
         cases = _relabelled(cases, [able[int(k)] for k in order])
         count = training.way
     support = few_cases(cases, classes=count, shot=training.shot, generator=generator)
+    asked = training.query or training.shot
     others = cases.at(torch.nonzero(~torch.isin(cases.patients, cases.patients[support]))[:, 0])
-    query = torch.cat([_of_class(others, label, training.shot, generator) for label in range(count)])
+    query = torch.cat([_of_class(others, label, asked, generator) for label in range(count)])
     return Episode(cases.at(support), others.at(query))
+
+
+def _halves(cases: Cases, generator: torch.Generator) -> Episode:
+    """Return the cases of every other patient as support, of those between as query, class by class.
+
+    A patient belongs to the class of the first case. Raises DataError where no patient is left to ask.
+    """
+    patients, place = torch.unique(cases.patients, return_inverse=True)
+    first = torch.zeros(len(patients), dtype=torch.int64)
+    first[place.flip(0)] = torch.arange(len(cases)).flip(0)
+    shuffled = torch.randperm(len(patients), generator=generator)
+    support = torch.zeros(len(patients), dtype=torch.bool)
+    for label in torch.unique(cases.labels):
+        support[shuffled[cases.labels[first[shuffled]] == label][::2]] = True
+    learned = support[place]
+    if learned.all():
+        raise DataError(
+            "support and query need two patients of one class at least; a site that has fewer cannot "
+            "train with this algorithm."
+        )
+    return Episode(cases.at(torch.nonzero(learned)[:, 0]), cases.at(torch.nonzero(~learned)[:, 0]))
 
 
 def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:

@@ -62,6 +62,8 @@ class Config(Section):
         for name in ALGORITHMS:
             tree = _merge(ground, self.algorithms[name])
             self._trainings[name] = validate(Training, tree, f"[algorithms.{name}]")
+            if words := ALGORITHMS[name].objection(self._trainings[name]):
+                raise ConfigError(f"[algorithms.{name}]: {name} {words}; set it so, or leave the keys out.")
         return self
 
     def training_of(self, algorithm: str) -> Training:

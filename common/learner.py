@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from common.errors import ConfigError
 from common.models import Network
@@ -46,14 +47,45 @@ class Learner:
 
     def weights(self) -> Weights:
         """Return a copy of the network's parameters, on the CPU, contiguous."""
-        return {
-            name: parameter.detach().clone(memory_format=torch.contiguous_format).cpu()
-            for name, parameter in self._parameters.items()
-        }
+        return on_cpu(self._parameters)
 
     def part(self, scope: str) -> nn.Module:
         """Return what a scope trains: the adapter alone, or all of the network."""
         return self.network.adapter if scope == "adapter" else self.network
+
+    def names(self, scope: str) -> list[str]:
+        """Return the names of the parameters that a scope trains."""
+        return [name for name in self._parameters if scope == "all" or name.startswith(f"{scope}.")]
+
+    def leaves(self, weights: Weights) -> Weights:
+        """Return `weights` as fresh tensors to differentiate by, on the device, laid out as the network's."""
+        return {
+            name: torch.empty_like(parameter).copy_(weights[name].detach()).requires_grad_()
+            for name, parameter in self._parameters.items()
+        }
+
+    def loss(
+        self, weights: Weights, inputs: Float[Tensor, "case *feature"], labels: Int[Tensor, "case"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean loss under `weights` as a function of them, which autograd differentiates."""
+        outputs = functional_call(self.network, weights, (inputs.to(self.device),))
+        return self.task.loss(outputs, labels.to(self.device))
+
+    def embed(
+        self, weights: Weights, inputs: Float[Tensor, "case *feature"]
+    ) -> Float[Tensor, "case feature"]:
+        """Return the backbone's features as a function of `weights`, which autograd differentiates."""
+        mine = {name.removeprefix("backbone."): weights[name] for name in self.names("backbone")}
+        features: Tensor = functional_call(self.network.backbone, mine, (inputs.to(self.device),))
+        return features
+
+    def adapter_loss(
+        self, adapter: Weights, features: Float[Tensor, "case feature"], labels: Int[Tensor, "case"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean loss of the adapter's outputs as a function of both its arguments."""
+        mine = {name.removeprefix("adapter."): value for name, value in adapter.items()}
+        outputs = functional_call(self.network.adapter, mine, (features,))
+        return self.task.loss(outputs, labels.to(self.device))
 
     def features(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case _"]:
         """Return the backbone's features of `inputs`, without gradients."""
@@ -70,6 +102,14 @@ class Learner:
 
     def _batches(self, inputs: Tensor) -> Iterator[Tensor]:
         return (batch.to(self.device) for batch in torch.split(inputs, PREDICTION_BATCH))
+
+
+def on_cpu(weights: Weights) -> Weights:
+    """Return a copy of `weights`, on the CPU, contiguous."""
+    return {
+        name: value.detach().clone(memory_format=torch.contiguous_format).cpu()
+        for name, value in weights.items()
+    }
 
 
 def device_of(choice: str) -> torch.device:

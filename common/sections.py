@@ -107,10 +107,23 @@ class Training(Section):
     """Classes per episode, drawn and re-labelled; 0: the site's task with its own labels."""
     shot: Annotated[int, Field(ge=0)] = 0
     """Patients per class in an episode's support; 0: all whom the site trains on."""
+    query: Annotated[int, Field(ge=0)] = 0
+    """Patients per class in an episode's query, as far as they exist; 0: as many as the shot."""
     inner_optimizer: Literal["sgd", "adam"] = "adam"
     inner_lr: Rate = 0.001
     inner_steps: Count = 10
-    batch_size: Count = 16
+    inner_scope: Literal["all", "adapter"] = "all"
+    """What the inner loop moves."""
+    batch_size: Annotated[int, Field(ge=0)] = 16
+    """Cases per inner step; 0: the whole support."""
+    first_order: bool = False
+    """Whether MAML and ANIL take the inner loop's gradients as constants."""
+    checkpoint: bool = False
+    """Whether MAML computes inner steps again on the way back instead of keeping them: less memory."""
+    meta_steps: Count = 1
+    """Outer steps that a MAML site takes by itself in a round (Per-FedAvg), its episodes dealt over them."""
+    meta_step_lr: Rate = 0.01
+    """Learning rate of those steps."""
     proximal: NotNegative = 0.0
     """FedProx's mu: weight of half the squared distance to phi in every inner step."""
     clip_norm: NotNegative = 0.0
@@ -134,6 +147,11 @@ class Training(Section):
         if self.way == 1:
             raise ValueError(
                 "way = 1 leaves nothing to tell apart; use 0 (the site's own task) or at least 2"
+            )
+        if self.episodes % self.meta_steps:
+            raise ValueError(
+                f"episodes {self.episodes} cannot be dealt evenly over meta-steps {self.meta_steps}; "
+                "make it a multiple"
             )
         if self.way and not self.shot:
             raise ValueError("way needs a shot: say how many patients per class an episode's support has")

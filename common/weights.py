@@ -21,6 +21,17 @@ def subtract(left: Weights, right: Weights) -> Weights:
     return {name: left[name] - right[name] for name in left}
 
 
+def add(left: Weights, right: Weights, *, scale: float = 1.0) -> Weights:
+    """Return left + scale * right, tensor by tensor."""
+    _same_names(left, right)
+    return {name: left[name] + scale * right[name] for name in left}
+
+
+def scale(weights: Weights, factor: float) -> Weights:
+    """Return factor * weights."""
+    return {name: factor * value for name, value in weights.items()}
+
+
 def mean(many: Sequence[Weights]) -> Weights:
     """Return the mean of at least one set of weights."""
     if not many:

@@ -30,7 +30,7 @@ class Update:
 
     delta: Weights
     loss_sum: float
-    """Mean inner loss of each episode, added up over the episodes."""
+    """The loss of each episode, added up: the inner loop's mean or, where there is a query, the query's."""
     episodes: int
 
 
@@ -56,6 +56,10 @@ class Algorithm:
     adapt: Adapt = fine_tune
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What makes the algorithm itself, over [training]; keys as in a configuration file."""
+    objection: Callable[[Training], str] = lambda _: ""
+    """Says what these settings ask for that the algorithm does not have; nothing where all is well."""
+    queries: bool = False
+    """Learns from an episode's query as well: with `shot = 0` a site's patients are dealt into two halves."""
     pooled: bool = False
     """Trains where all sites' data lie together: no federation, an upper bound for one."""
 
@@ -84,4 +88,5 @@ def inner_settings(training: Training) -> InnerLoop:
         optimizer=training.inner_optimizer,
         batch_size=training.batch_size,
         proximal=training.proximal,
+        scope=training.inner_scope,
     )

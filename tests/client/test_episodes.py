@@ -132,3 +132,28 @@ def test_a_hospital_of_one_class_can_train_ordinarily_but_not_in_shots() -> None
     assert all(one.support is cases and one.query is cases for one in found)
     with pytest.raises(DataError, match="effusion 0"):
         episodes(cases, CLASSES, Training(shot=1), generator())
+
+
+@few
+@given(images(patients=12), st.integers(0, 2**32))
+def test_halves_deal_patients_out(rows: list[tuple[int, int]], seed: int) -> None:
+    """Every case is in one half, no patient in both, and a first image's class is always in the support."""
+    cases = hospital(rows)
+    first = dict(reversed(rows))
+    if len(set(first.values())) == len(first):
+        with pytest.raises(DataError, match="two patients of one class"):
+            episodes(cases, CLASSES, Training(), generator(seed), halves=True)
+        return
+    (episode,) = episodes(cases, CLASSES, Training(), generator(seed), halves=True)
+    dealt = torch.cat([episode.support.inputs[:, 0], episode.query.inputs[:, 0]])
+    assert sorted(dealt.tolist()) == list(range(len(rows)))
+    assert not set(episode.support.patients.tolist()) & set(episode.query.patients.tolist())
+    assert {first[patient] for patient in episode.support.patients.tolist()} == set(first.values())
+
+
+def test_a_query_may_ask_more_patients_than_the_shot() -> None:
+    """One patient per class to learn from, four to be asked about; of the class with three, two are left."""
+    cases = hospital([(0, 0), (1, 0), (2, 0), *((patient, 1) for patient in range(3, 10))])
+    (episode,) = episodes(cases, CLASSES[:2], Training(shot=1, query=4), generator())
+    assert torch.bincount(episode.support.labels).tolist() == [1, 1]
+    assert torch.bincount(episode.query.labels).tolist() == [2, 4]
