@@ -10,19 +10,18 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import few_shot
+from client.classes import lesson
 from client.dataset import Hospital
-from client.episodes import check_episodes, episodes
+from client.episodes import check_episodes
+from client.part import Part
 from client.policy import Kind, check, policy_of
 from client.secure import secured
-from client.site import Node, hospital_of, learner_of, prepare
-from common import seeds, weights, wire
+from client.site import Node, hospital_of, prepare
+from common import weights, wire
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import longest_coordinate, longest_delta
-from common.cases import Cases
 from common.config import from_json
 from common.errors import PolicyError, ProtocolError, ZamenisError
-from common.learner import Learner
-from common.sections import Training
+from common.weights import Weights
 from common.wire import Instruction
 
 app = ClientApp(mods=[secured])
@@ -78,30 +77,37 @@ def _without_paths(words: str, context: Context) -> str:
     return words if named else _signed(words, context)
 
 
-def _open(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Hospital, Learner]:
+def _open(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Hospital]:
     instruction = wire.read_instruction(message)
     node = Node.of(context.node_config)
     sent = wire.parameters_of(message)
     check(policy_of(node.policy_file), kind, instruction, from_json(instruction.config), sent)
     prepare(node)
     hospital = hospital_of(node, instruction.config)
-    learner = learner_of(node.device, tuple(hospital.adaptation.inputs.shape[1:]), instruction.config)
-    return instruction, hospital, learner
+    return instruction, hospital
 
 
-def _learned_from(hospital: Hospital, training: Training) -> Cases:
-    return hospital.everyone if training.patients == "all" else hospital.adaptation
+def _part(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Part, Weights]:
+    """Return what is asked, this hospital's part in it, and the weights that came."""
+    instruction, hospital = _open(message, context, kind)
+    node, config = Node.of(context.node_config), from_json(instruction.config)
+    part = Part(node, hospital, config, instruction.algorithm)
+    like = part.like()
+    phi = wire.read_phi(message, sum(value.numel() for value in like.values()))
+    return instruction, part, weights.unpack(phi, like)
 
 
 @app.query("describe")
 @_in_our_own_words
 def describe(message: Message, context: Context) -> Message:
     """Say what this site is: its name, the shape of a case, counts; refuse a run it cannot take part in."""
-    instruction, hospital, _ = _open(message, context, "describe")
+    instruction, hospital = _open(message, context, "describe")
     config = from_json(instruction.config)
     for algorithm in config.experiment.algorithms:
-        training = config.training_of(algorithm)
-        check_episodes(_learned_from(hospital, training), config.task.classes, training)
+        if ALGORITHMS[algorithm].local_update is None:
+            continue
+        taught = lesson(hospital, config, algorithm)
+        check_episodes(taught.cases, taught.classes, config.training_of(algorithm))
     shape = tuple(hospital.adaptation.inputs.shape[1:])
     site = str(context.node_config["site"])
     told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict())
@@ -121,29 +127,16 @@ def secure(message: Message, context: Context) -> Message:
 @_in_our_own_words
 def train(message: Message, context: Context) -> Message:
     """Run one local update and send its delta."""
-    instruction, hospital, learner = _open(message, context, "train")
-    config = from_json(instruction.config)
-    training = config.training_of(instruction.algorithm)
-    algorithm = ALGORITHMS[instruction.algorithm]
-    assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
-    phi = learner.unpack(wire.read_phi(message, learner.size()))
-    generator = seeds.generator(config.seed, "train", hospital.name, instruction.server_round)
-    cases = _learned_from(hospital, training)
-    tasks = episodes(cases, config.task.classes, training, generator, halves=algorithm.queries)
-    update = algorithm.local_update(learner, phi, tasks, training, generator)
-    norm, magnitude = longest_delta(training, learner.size()), longest_coordinate(training)
-    delta = weights.clip(weights.pack(update.delta), norm, magnitude)
-    contribution = wire.Contribution(delta, update.loss_sum, update.episodes, len(cases))
-    return wire.reply_contribution(message, contribution)
+    instruction, part, phi = _part(message, context, "train")
+    told = part.train(phi, run=instruction.run, server_round=instruction.server_round)
+    return wire.reply_contribution(message, told)
 
 
 @app.evaluate()
 @_in_our_own_words
 def evaluate(message: Message, context: Context) -> Message:
     """Adapt to K of this hospital's patients and test on its others, as often as asked."""
-    instruction, hospital, learner = _open(message, context, "evaluate")
-    config = from_json(instruction.config)
-    phi = learner.unpack(wire.read_phi(message, learner.size()))
+    instruction, part, phi = _part(message, context, "evaluate")
     question = few_shot.Question(
         shot=instruction.shot,
         recipe=wire.decode_recipe(instruction.recipe) if instruction.recipe else None,
@@ -151,6 +144,4 @@ def evaluate(message: Message, context: Context) -> Message:
         replicates=instruction.replicates,
         purpose=instruction.purpose,
     )
-    algorithm = ALGORITHMS[instruction.algorithm]
-    judge = few_shot.Judge(algorithm, learner, phi, hospital, config)
-    return wire.reply_judgement(message, judge.answer(question))
+    return wire.reply_judgement(message, part.judge(phi).answer(question))

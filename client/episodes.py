@@ -6,6 +6,8 @@ never in support and query at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -61,6 +63,14 @@ def check_episodes(cases: Cases, classes: tuple[str, ...], training: Training) -
         )
 
 
+def relabelled(cases: Cases, chosen: Sequence[int]) -> Cases:
+    """Return the cases of the chosen classes, labelled by their place in `chosen`."""
+    places = torch.full((max([*cases.labels.tolist(), *chosen], default=0) + 1,), -1)
+    places[list(chosen)] = torch.arange(len(chosen))
+    kept = torch.nonzero(places[cases.labels] >= 0)[:, 0]
+    return Cases(cases.inputs[kept], places[cases.labels[kept]], cases.patients[kept])
+
+
 def _episode(
     cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator
 ) -> Episode:
@@ -69,7 +79,7 @@ def _episode(
     if training.way:
         able = [k for k, patients in enumerate(cases.per_class(count)) if patients >= training.shot]
         order = torch.randperm(len(able), generator=generator)[: training.way]
-        cases = _relabelled(cases, [able[int(k)] for k in order])
+        cases = relabelled(cases, [able[int(k)] for k in order])
         count = training.way
     support = few_cases(cases, classes=count, shot=training.shot, generator=generator)
     asked = training.query or training.shot
@@ -110,11 +120,3 @@ def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -
             seen.add(patient)
             chosen.append(index)
     return torch.tensor(chosen, dtype=torch.int64)
-
-
-def _relabelled(cases: Cases, chosen: list[int]) -> Cases:
-    """Return the cases of the chosen classes, labelled by their place in `chosen`."""
-    places = torch.full((max(int(cases.labels.max()), *chosen) + 1,), -1)
-    places[chosen] = torch.arange(len(chosen))
-    kept = torch.nonzero(places[cases.labels] >= 0)[:, 0]
-    return Cases(cases.inputs[kept], places[cases.labels[kept]], cases.patients[kept])

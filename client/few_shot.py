@@ -12,12 +12,12 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from client.adapt import Adapted, adapt_safely
 from client.dataset import Hospital
-from client.episodes import few_cases
-from common import seeds, wire
+from client.episodes import few_cases, relabelled
+from client.scoring import Scored, score
+from common import heads, seeds, wire
 from common.algorithms import Algorithm
 from common.cases import Cases
 from common.config import Config
@@ -43,75 +43,127 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Exam:
+    """One draw's task at a hospital; labels are places among its classes."""
+
+    adaptation: Cases
+    test: Cases
+    rows: NDArray[np.int64]
+    """Where the test cases are among the hospital's."""
+    classes: int
+
+
+@dataclass(frozen=True)
 class Judge:
-    """One algorithm's phi at one hospital, to be asked about any K."""
+    """One algorithm's phi at one hospital, to be asked about any K.
+
+    The labels of the hospital's cases are places in `classes`.
+    """
 
     algorithm: Algorithm
     learner: Learner
     phi: Weights
     hospital: Hospital
     config: Config
+    classes: tuple[str, ...]
 
     def answer(self, question: Question) -> wire.Judgement:
         """Return the metrics per draw and per bootstrap replicate, or why this K is left out here."""
-        reason = cannot_judge(self.hospital, self.config.task.classes, question.shot)
+        reason = self._cannot_answer(question.shot)
         if reason:
             return wire.Judgement({}, {}, 0.0, 0.0, left_out=reason)
-        test = self.hospital.test
-        zero_shot = self.learner.logits(self.phi, test.inputs)
-        logits, shares, adapts = [zero_shot], [0.0], bool(question.shot and question.recipe)
-        if adapts:
-            drawn = [self._adapt(question, draw) for draw in range(question.draws)]
-            told = [(one.predict(test.inputs, before=zero_shot), one.share) for one in drawn]
-            told = [(found, share) if found.isfinite().all() else (zero_shot, 0.0) for found, share in told]
-            logits, shares = [found for found, _ in told], [share for _, share in told]
-        plain, replicates = self._score(logits, question.replicates)
-        headline = self.config.experiment.metric
-        before = self._metrics(zero_shot, np.ones((1, len(test))))[headline][0]
-        return wire.Judgement(
-            draws=plain,
-            replicates=replicates,
-            hurt=float(np.mean(plain[headline] < before)) if adapts else 0.0,
-            fell_back=float(np.mean(np.array(shares) == 0.0)) if adapts else 0.0,
-        )
+        unadapted = self._unadapted()
+        if not (question.shot and question.recipe):
+            assert unadapted is not None  # noqa: S101 - nobody asks those that cannot for it
+            plain, replicates = self._score([unadapted], question.replicates)
+            return wire.Judgement(plain, replicates, 0.0, 0.0)
+        drawn = [self._adapt_and_predict(question, draw, unadapted) for draw in range(question.draws)]
+        plain, replicates = self._score([scored for scored, _ in drawn], question.replicates)
+        headline, hurt = self.config.experiment.metric, 0.0
+        if unadapted is not None:
+            before, _ = self._score([unadapted], 0)
+            hurt = float(np.mean(plain[headline] < before[headline][0]))
+        fell_back = float(np.mean([share == 0.0 for _, share in drawn]))
+        return wire.Judgement(plain, replicates, hurt, fell_back)
 
-    def _adapt(self, question: Question, draw: int) -> Adapted:
+    @property
+    def _zero_shot(self) -> bool:
+        return heads.predicts_unadapted(self.config, self.algorithm.name)
+
+    def _cannot_answer(self, shot: int) -> str:
+        """Return why K = `shot` has no answer here, or nothing."""
+        way, name = self.config.experiment.way, self.algorithm.name
+        if not shot and not self._zero_shot:
+            return f"{name} has no answer to these classes without a labelled case of each"
+        if len(self.classes) < 2:
+            return f"{len(self.classes)} of the classes to be told apart"
+        if not way:
+            return cannot_judge(self.hospital, self.classes, shot)
+        able = len(self._able(shot))
+        return "" if able >= way else f"{able} classes with enough patients for K = {shot}; {way} needed"
+
+    def _able(self, shot: int) -> list[int]:
+        """Return the classes with enough patients to adapt with and to test on."""
+        learnable = self.hospital.adaptation.per_class(len(self.classes))
+        testable = self.hospital.test.per_class(len(self.classes))
+        return [
+            label
+            for label, (learn, test) in enumerate(zip(learnable, testable, strict=True))
+            if learn >= shot and test >= LEAST_TEST_PATIENTS
+        ]
+
+    def _exam(self, question: Question, draw: int) -> Exam:
+        """Return a draw's task: all the classes, or `way` of them drawn at random."""
+        way, adaptation, test = self.config.experiment.way, self.hospital.adaptation, self.hospital.test
+        if not way:
+            return Exam(adaptation, test, np.arange(len(test)), len(self.classes))
+        purpose = (question.purpose, "classes", self.hospital.name, question.shot, draw)
+        able = self._able(question.shot)
+        order = torch.randperm(len(able), generator=seeds.generator(self.config.seed, *purpose))
+        chosen = [able[int(place)] for place in order[:way]]
+        rows = np.flatnonzero(np.isin(test.labels.numpy(), chosen))
+        return Exam(relabelled(adaptation, chosen), relabelled(test, chosen), rows, way)
+
+    def _unadapted(self) -> Scored | None:
+        """Return phi's own predictions, where it has any."""
+        if not self._zero_shot:
+            return None
+        test = self.hospital.test
+        return Scored(self.learner.logits(self.phi, test.inputs), test.labels, np.arange(len(test)))
+
+    def _adapt_and_predict(
+        self, question: Question, draw: int, unadapted: Scored | None
+    ) -> tuple[Scored, float]:
+        """Return a draw's predictions and how much of the adapted logits is in them.
+
+        What is not finite is replaced by phi's own, or where it has none by no preference.
+        """
+        exam = self._exam(question, draw)
+        before = None if unadapted is None else unadapted.logits
+        adapted = self._adapt(question, draw, exam)
+        logits, share = adapted.predict(exam.test.inputs, before=before), adapted.share
+        if not logits.isfinite().all():
+            logits, share = torch.zeros_like(logits) if before is None else before, 0.0
+        return Scored(logits, exam.test.labels, exam.rows), share
+
+    def _adapt(self, question: Question, draw: int, exam: Exam) -> Adapted:
         """Adapt to one support draw."""
         assert question.recipe is not None  # noqa: S101 - asked only where there is a recipe
         purpose = (question.purpose, self.hospital.name, question.shot, draw)
         generator = seeds.generator(self.config.seed, *purpose)
-        support = self._support(question.shot, generator)
-        if self.algorithm.local_update is None or not self.config.adaptation.safeguard:
-            after = self.algorithm.adapt(self.learner, self.phi, support, question.recipe, generator)
-            return Adapted(partial(self.learner.logits, self.phi), after, 1.0)
-        adapt = self.algorithm.adapt
-        return adapt_safely(adapt, self.learner, self.phi, support, question.recipe, generator)
+        support = exam.adaptation
+        if question.shot != wire.ALL_CASES:
+            chosen = few_cases(support, classes=exam.classes, shot=question.shot, generator=generator)
+            support = support.at(chosen)
+        trained, adapt = self.algorithm.local_update is not None, self.algorithm.adapt
+        if trained and self._zero_shot and self.config.adaptation.safeguard:
+            return adapt_safely(adapt, self.learner, self.phi, support, question.recipe, generator)
+        after = adapt(self.learner, self.phi, support, question.recipe, generator)
+        return Adapted(partial(self.learner.logits, self.phi), after, 1.0)
 
-    def _support(self, shot: int, generator: torch.Generator) -> Cases:
-        cases = self.hospital.adaptation
-        if shot == wire.ALL_CASES:
-            return cases
-        classes = len(self.config.task.classes)
-        return cases.at(few_cases(cases, classes=classes, shot=shot, generator=generator))
-
-    def _score(self, logits: list[Tensor], replicates: int) -> tuple[Metrics, Metrics]:
-        """Return each metric by `[draw]`, and by `[replicate]` as a mean over resampled draws."""
-        seed, site = self.config.seed, self.hospital.name
-        cases = _bootstrap_cases(self.hospital.test, replicates, seed, site)
-        weights = np.concatenate([np.ones((1, len(self.hospital.test))), cases])
-        per_draw = [self._metrics(values, weights) for values in logits]
-        table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}
-        chance = np.random.default_rng(seeds.derive(seed, "resample draws", site, len(logits)))
-        chosen = chance.integers(len(logits), size=(replicates, len(logits)))
-        column = np.arange(replicates)[:, None]
-        return (
-            {name: values[:, 0] for name, values in table.items()},
-            {name: values[:, 1:][chosen, column].mean(1) for name, values in table.items()},
-        )
-
-    def _metrics(self, logits: Tensor, weights: NDArray[np.float64]) -> Metrics:
-        probability = self.learner.task.probabilities(logits).numpy()
-        return self.learner.task.metrics(probability, self.hospital.test.labels.numpy(), weights)
+    def _score(self, draws: list[Scored], replicates: int) -> tuple[Metrics, Metrics]:
+        task, seed, site = self.learner.task, self.config.seed, self.hospital.name
+        return score(task, draws, self.hospital.test, replicates, seed=seed, site=site)
 
 
 def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str:
@@ -124,12 +176,3 @@ def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str
         if learn < shot:
             return f"{learn} patients of class {name} to adapt with; {shot} needed"
     return ""
-
-
-def _bootstrap_cases(test: Cases, replicates: int, seed: int, site: str) -> NDArray[np.float64]:
-    """Return how often each test case counts in each replicate: whole patients are resampled."""
-    patients, member = np.unique(test.patients.numpy(), return_inverse=True)
-    chance = np.random.default_rng(seeds.derive(seed, "resample patients", site))
-    even = np.full(len(patients), 1 / len(patients))
-    counts = chance.multinomial(len(patients), even, size=replicates)
-    return counts[:, member].astype(np.float64)

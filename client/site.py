@@ -28,7 +28,7 @@ from client.dataset import Hospital, join, open_hospital
 from client.tables import offers
 from common.config import from_json
 from common.errors import DataError
-from common.initialise import learner_for
+from common.initialise import learner_of_algorithm
 from common.learner import Learner, device_of
 
 
@@ -44,6 +44,11 @@ class Node:
     secrets: Path | None
     device: str
     threads: int
+
+    @property
+    def own_state(self) -> Path:
+        """Where the node itself keeps things: beside its first folder's secret."""
+        return self.states[0] or self.folders[0] / ".zamenis"
 
     @classmethod
     def of(cls, node_config: Mapping[str, object]) -> Node:
@@ -88,7 +93,10 @@ def hospital_of(node: Node, config_json: str) -> Hospital:
     return replace(parts[0], name=node.site) if len(parts) == 1 else join(node.site, parts)
 
 
-@lru_cache(maxsize=8)
-def learner_of(node_device: str, input_shape: tuple[int, ...], config_json: str) -> Learner:
-    """Return a learner for such inputs, built once per process."""
-    return learner_for(from_json(config_json), input_shape, device_of(node_device))
+@lru_cache(maxsize=16)
+def learner_of(
+    node_device: str, input_shape: tuple[int, ...], config_json: str, algorithm: str, fresh_head: int
+) -> Learner:
+    """Return an algorithm's network for such inputs (see `learner_of_algorithm`), built once per process."""
+    device = device_of(node_device)
+    return learner_of_algorithm(from_json(config_json), algorithm, input_shape, device, fresh_head)

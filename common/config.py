@@ -64,7 +64,34 @@ class Config(Section):
             self._trainings[name] = validate(Training, tree, f"[algorithms.{name}]")
             if words := ALGORITHMS[name].objection(self._trainings[name]):
                 raise ConfigError(f"[algorithms.{name}]: {name} {words}; set it so, or leave the keys out.")
+        self._check_classes()
+        for name in self.experiment.algorithms:
+            self._check_together(name)
         return self
+
+    def _check_classes(self) -> None:
+        """Raise ConfigError where classes are held out that are none, or too few are left to train on."""
+        unseen = set(self.experiment.unseen_classes)
+        for name in (*self.experiment.unseen_classes, *self.experiment.known_classes):
+            if name not in self.task.classes:
+                raise ConfigError(f"[experiment]: {name} is none of task.classes; name it there as well.")
+        if unseen and len(self.task.classes) - len(unseen) < 2:
+            raise ConfigError("experiment.unseen-classes leaves fewer than two classes to meta-train on.")
+
+    def _check_together(self, name: str) -> None:
+        """Raise ConfigError where an algorithm that is to run does not go with the task or the network."""
+        training, algorithm = self._trainings[name], ALGORITHMS[name]
+        by_class = algorithm.local_update is not None and algorithm.adapter is None
+        if self.task.own_classes and by_class and training.head == "shared" and not training.way:
+            raise ConfigError(
+                f"task.own-classes: {name} would share a head over classes that not every hospital has; "
+                'set training.head = "home", or draw episodes with training.way.'
+            )
+        if training.normalisation != "shared" and (self.model.name, self.model.norm) != ("conv4", "batch"):
+            raise ConfigError(
+                f"[algorithms.{name}]: normalisation {training.normalisation} is about batch normalisation, "
+                'and this network has none; set model.name = "conv4" and model.norm = "batch".'
+            )
 
     def training_of(self, algorithm: str) -> Training:
         """Return [training] with the algorithm's own differences."""

@@ -2,18 +2,66 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
-from common import seeds
+import torch
+from torch import nn
+
+from common import heads, seeds
+from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.learner import Learner
 from common.models import build
 from common.tasks import TASKS
+from common.weights import Weights
 
 
 def learner_for(config: Config, input_shape: tuple[int, ...], device: torch.device) -> Learner:
-    """Return the configured network for cases of `input_shape`, initialised from the run's seed."""
-    task = TASKS[config.task.kind]
-    classes = config.training.way or len(config.task.classes)
-    network = build(config.model, input_shape, task.outputs(classes), seed=seeds.derive(config.seed, "phi"))
-    return Learner(network, task, device)
+    """Return the configured network with the run's own head, initialised from the run's seed."""
+    classes = config.training.way or len(heads.seen(config))
+    return _learner(config, input_shape, device, _head(config, classes))
+
+
+def learner_of_algorithm(
+    config: Config, algorithm: str, input_shape: tuple[int, ...], device: torch.device, classes: int = 0
+) -> Learner:
+    """Return an algorithm's network: with its adapter where it compares cases, else with a head.
+
+    The head has the outputs that cross where it is phi's own, and begins at 0 where it is a fresh one for
+    `classes` (0: none at all).
+    """
+    adapter = ALGORITHMS[algorithm].adapter
+    if adapter is None and not classes and config.training_of(algorithm).head == "shared":
+        adapter = _head(config, heads.outputs(config, algorithm))
+    return _learner(config, input_shape, device, adapter or _fresh_head(config, classes))
+
+
+def shared_weights(config: Config, algorithm: str, input_shape: tuple[int, ...]) -> Weights:
+    """Return what of an algorithm's initial weights crosses the wire; every training begins with it."""
+    learner = learner_of_algorithm(config, algorithm, input_shape, torch.device("cpu"))
+    return learner.shared(config.training_of(algorithm).normalisation)
+
+
+def _learner(
+    config: Config, input_shape: tuple[int, ...], device: torch.device, adapter: Callable[[int], nn.Module]
+) -> Learner:
+    network = build(config.model, input_shape, adapter, seed=seeds.derive(config.seed, "phi"))
+    return Learner(network, TASKS[config.task.kind], device)
+
+
+def _head(config: Config, classes: int) -> Callable[[int], nn.Module]:
+    return lambda features: nn.Linear(features, TASKS[config.task.kind].outputs(classes))
+
+
+def _fresh_head(config: Config, classes: int) -> Callable[[int], nn.Module]:
+    """Return a head of zeros: it prefers no class, whatever their number and order; none for no classes."""
+
+    def build_head(features: int) -> nn.Module:
+        if not classes:
+            return nn.Identity()
+        head = _head(config, classes)(features)
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+        return head
+
+    return build_head

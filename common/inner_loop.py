@@ -5,12 +5,12 @@ The same loop trains a site in a round and adapts phi to a new hospital's K case
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.cases import Cases
 from common.learner import Learner
@@ -44,7 +44,7 @@ def inner_loop(
     moving = learner.part(settings.scope)
     inputs = learner.features(cases.inputs) if settings.scope == "adapter" else cases.inputs
     labels = cases.labels
-    optimizer = _optimizer(moving, settings)
+    optimizer = optimizer_of(list(moving.parameters()), settings.optimizer, settings.lr)
     anchors = [parameter.detach().clone() for parameter in moving.parameters()] if settings.proximal else []
     total = torch.zeros((), device=learner.device)
     for chosen in minibatches(len(cases), settings.batch_size, settings.steps, generator):
@@ -80,7 +80,8 @@ def minibatches(
             done += 1
 
 
-def _optimizer(moving: nn.Module, settings: InnerLoop) -> torch.optim.Optimizer:
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(moving.parameters(), settings.lr, betas=(0.0, 0.999))
-    return torch.optim.SGD(moving.parameters(), settings.lr)
+def optimizer_of(parameters: Sequence[Tensor], name: str, lr: float) -> torch.optim.Optimizer:
+    """Return a fresh SGD, or Adam with beta1 = 0, over `parameters`."""
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr, betas=(0.0, 0.999))
+    return torch.optim.SGD(parameters, lr)

@@ -6,6 +6,7 @@ overwritten in place is an economy, not a state: every use begins with `load`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -15,8 +16,9 @@ from torch.func import functional_call
 
 from common.errors import ConfigError
 from common.models import Network
+from common.models.statistics import fix_statistics
 from common.tasks import TaskKind
-from common.weights import Weights, unpack
+from common.weights import Weights
 
 PREDICTION_BATCH = 256
 """Cases per forward pass when predicting; bounds memory (and, under norm = batch, is the batch)."""
@@ -30,6 +32,8 @@ class Learner:
         self.task = task
         self.device = device
         self._parameters: Weights = dict(network.named_parameters())
+        self.initial = self.weights()
+        """The weights that it was made with."""
 
     def load(self, weights: Weights) -> None:
         """Overwrite the network's parameters with `weights`."""
@@ -37,13 +41,30 @@ class Learner:
             for name, parameter in self._parameters.items():
                 parameter.copy_(weights[name])
 
-    def unpack(self, vector: Float[Tensor, "parameter"]) -> Weights:
-        """Return `vector` cut into this network's names and shapes."""
-        return unpack(vector, self._parameters)
+    def shared(self, normalisation: str) -> Weights:
+        """Return the initial weights that cross the wire: all, or all but a `local` normalisation's."""
+        own = self.normalisation() if normalisation == "local" else ()
+        return {name: value for name, value in self.initial.items() if name not in own}
 
-    def size(self) -> int:
-        """Return how many parameters the network has."""
-        return sum(parameter.numel() for parameter in self._parameters.values())
+    def calibrated(self, weights: Weights, inputs: Float[Tensor, "case *feature"]) -> Learner:
+        """Return a learner whose batch normalisation keeps the statistics of `inputs` under `weights`.
+
+        They are estimated once, without labels, and stay as they are while the network adapts and
+        predicts: then no prediction depends on the cases beside it. This learner stays as it was.
+        """
+        other = Learner(copy.deepcopy(self.network), self.task, self.device)
+        other.load(weights)
+        fix_statistics(other.network, other._batches(inputs))
+        return other
+
+    def normalisation(self) -> list[str]:
+        """Return the names of the batch normalisation's parameters."""
+        return [
+            f"{place}.{name}"
+            for place, module in self.network.named_modules()
+            if isinstance(module, nn.BatchNorm2d)
+            for name, _ in module.named_parameters()
+        ]
 
     def weights(self) -> Weights:
         """Return a copy of the network's parameters, on the CPU, contiguous."""
@@ -79,13 +100,11 @@ class Learner:
         features: Tensor = functional_call(self.network.backbone, mine, (inputs.to(self.device),))
         return features
 
-    def adapter_loss(
-        self, adapter: Weights, features: Float[Tensor, "case feature"], labels: Int[Tensor, "case"]
-    ) -> Float[Tensor, ""]:
-        """Return the mean loss of the adapter's outputs as a function of both its arguments."""
-        mine = {name.removeprefix("adapter."): value for name, value in adapter.items()}
-        outputs = functional_call(self.network.adapter, mine, (features,))
-        return self.task.loss(outputs, labels.to(self.device))
+    def adapter(self, weights: Weights, *features: Float[Tensor, "_ feature"]) -> Float[Tensor, "_ _"]:
+        """Return what the adapter makes of features, as a function of both its arguments."""
+        mine = {name.removeprefix("adapter."): weights[name] for name in self.names("adapter")}
+        outputs: Tensor = functional_call(self.network.adapter, mine, features)
+        return outputs
 
     def features(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case _"]:
         """Return the backbone's features of `inputs`, without gradients."""

@@ -64,6 +64,9 @@ class Task(Section):
     classes: Annotated[tuple[str, ...], Field(min_length=2)] = ("normal", "effusion")
     """The label's values in order; of two, the second is the positive one."""
 
+    own_classes: bool = False
+    """Whether each hospital's task is to tell apart those of the classes that it has itself."""
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
@@ -128,7 +131,13 @@ class Training(Section):
     """FedProx's mu: weight of half the squared distance to phi in every inner step."""
     clip_norm: NotNegative = 0.0
     """L2 norm that a site clips its delta to, and above which a coordinator leaves one out; 0: what the
-    inner loop can reach at all, inner-lr times inner-steps times the root of the number of parameters."""
+    algorithm can reach at all, e.g. inner-lr times inner-steps times the root of the number of parameters."""
+    head: Literal["shared", "home"] = "shared"
+    """A head with an output per class: part of phi, or at home, beginning at zero in every episode."""
+    normalisation: Literal["shared", "local", "recompute"] = "shared"
+    """Batch normalisation: scale and shift part of phi and statistics the batch's own; the same with
+    statistics of a hospital's own images, estimated once before it adapts (recompute); or that, and
+    scale and shift kept at the site as well (local)."""
     weighting: Literal["uniform", "examples"] = "uniform"
     """How a round's deltas are averaged."""
     aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
@@ -192,6 +201,12 @@ class Experiment(Section):
     """Hospitals held out in turn; empty: every one."""
     shots: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 5, 10)
     """The K to adapt with; empty: nothing is held out and judged, only published."""
+    unseen_classes: tuple[str, ...] = ()
+    """Classes held out of every meta-training; hospitals are judged on them, as far as they have them."""
+    known_classes: tuple[str, ...] = ()
+    """Classes of the meta-training that a hospital is to tell the unseen ones from, e.g. normal."""
+    way: Annotated[int, Field(ge=0)] = 0
+    """Classes that each draw's task has, drawn from those a hospital is judged on; 0: all of them."""
     draws: Count = 20
     replicates: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap replicates behind every 95 % interval."""
@@ -208,9 +223,14 @@ class Experiment(Section):
             ("algorithms", self.algorithms),
             ("shots", self.shots),
             ("held-out", self.held_out),
+            ("unseen-classes and known-classes", self.unseen_classes + self.known_classes),
         ):
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names something twice; every one once")
+        if self.known_classes and not self.unseen_classes:
+            raise ValueError("known-classes are what unseen-classes are told from; name those as well")
+        if self.way == 1:
+            raise ValueError("way = 1 leaves nothing to tell apart; use 0 (all classes) or at least 2")
         return self
 
 

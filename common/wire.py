@@ -68,6 +68,8 @@ class Instruction:
     draws: int = 0
     replicates: int = 0
     """Bootstrap replicates of draws and test patients."""
+    run: str = ""
+    """Names a meta-training, for a site that keeps something between its rounds."""
     purpose: str = "test"
     """Names the random draws, so that choosing a recipe and judging it never share any."""
     protocol: int = PROTOCOL

@@ -25,7 +25,7 @@ from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.errors import ConfigError, DataError
 from common.files import atomic, write_text
-from common.initialise import learner_for
+from common.initialise import learner_for, shared_weights
 from common.weights import Weights
 from common.wire import Description
 from server import checkpoint, evaluation, outer_loop
@@ -51,10 +51,10 @@ def main(grid: Grid, context: Context) -> None:
     directory = Path(str(context.run_config["run-directory"]))
     config = configuration.load(directory / "config.toml")
     sites = evaluation.describe(grid, config).all_of_them()
-    like = initial_weights(config, common_input_shape(sites.values()))
     trainable = [name for name in config.experiment.algorithms if ALGORITHMS[name].local_update]
     if not trainable:
         raise ConfigError("experiment.algorithms names nothing that is meta-trained; name reptile, say.")
+    like = shared_weights(config, trainable[0], common_input_shape(sites.values()))
     trained = meta_train(grid, config, trainable[0], sites, weights.pack(like), directory / "training")
     save_weights(directory / "phi.safetensors", weights.unpack(trained.phi, like), config)
     write_text(directory / "history.json", json.dumps(list(trained.history), indent=1))
@@ -87,7 +87,7 @@ def meta_train(
         on_round(now)
 
     secure = _secure(config, algorithm, nodes, len(initial), identities) if identities else None
-    strategy = MetaStrategy(config, algorithm, nodes, begun.state, list(begun.history), keep, secure)
+    strategy = MetaStrategy(config, algorithm, nodes, begun.state, list(begun.history), keep, secure, run)
     strategy.start(grid)
     return MetaTrained(strategy.state.phi, strategy.history)
 
@@ -117,13 +117,14 @@ def identity(config: Config, algorithm: str, digests: Mapping[str, str]) -> str:
         "model": config.model.model_dump(mode="json"),
         "training": config.training_of(algorithm).model_dump(mode="json"),
         "algorithm": algorithm,
+        "unseen-classes": config.experiment.unseen_classes,
         "sites": dict(digests),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def initial_weights(config: Config, input_shape: tuple[int, ...]) -> Weights:
-    """Return the weights that every training and every local-only adaptation of a run begins with."""
+    """Return the initial weights of the whole network with the run's own head."""
     return learner_for(config, input_shape, torch.device("cpu")).weights()
 
 

@@ -42,6 +42,8 @@ class MetaStrategy(Strategy):
     on_round: OnRound = lambda checkpoint: None
     secure: SecureSum | None = None
     """Gathers a round so that only its sum is seen; without it, deltas come in plain."""
+    run: str = ""
+    """Names this meta-training to its sites."""
 
     def __post_init__(self) -> None:
         self.training = self.config.training_of(self.algorithm)
@@ -57,7 +59,7 @@ class MetaStrategy(Strategy):
     ) -> list[Message]:
         """Return one instruction for each site of the round's cohort; phi is this strategy's own."""
         instruction = wire.Instruction(
-            config=self.config.to_json(), algorithm=self.algorithm, server_round=server_round
+            config=self.config.to_json(), algorithm=self.algorithm, server_round=server_round, run=self.run
         )
         phi = wire.vector(self.state.phi)
         seconds = self.training.round_timeout

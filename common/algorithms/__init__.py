@@ -7,22 +7,33 @@ from collections.abc import Mapping
 from common.algorithms.algorithm import Algorithm, Update
 from common.algorithms.anil import anil
 from common.algorithms.fedavg import fedavg
+from common.algorithms.fedbn import fedbn
 from common.algorithms.fedprox import fedprox
 from common.algorithms.fomaml import fomaml
 from common.algorithms.local_only import local_only
 from common.algorithms.maml import maml
+from common.algorithms.matching import matching
 from common.algorithms.pooled import pooled
+from common.algorithms.protonet import protonet
 from common.algorithms.reptile import reptile
+from common.algorithms.siamese import siamese
 
 ALGORITHMS: Mapping[str, Algorithm] = {
-    "reptile": reptile,
-    "fomaml": fomaml,
-    "maml": maml,
-    "anil": anil,
-    "fedavg": fedavg,
-    "fedprox": fedprox,
-    "local-only": local_only,
-    "pooled": pooled,
+    one.name: one
+    for one in (
+        reptile,
+        fomaml,
+        maml,
+        anil,
+        protonet,
+        matching,
+        siamese,
+        fedavg,
+        fedprox,
+        fedbn,
+        local_only,
+        pooled,
+    )
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "Update"]

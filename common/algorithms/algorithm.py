@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.cases import Cases, Episode
 from common.inner_loop import InnerLoop, inner_loop
@@ -50,6 +50,7 @@ def fine_tune(
 class Algorithm:
     """One way to learn to learn."""
 
+    name: str
     paper: str
     local_update: LocalUpdate | None
     """The site's half; None: nothing is trained before a hospital adapts."""
@@ -58,16 +59,12 @@ class Algorithm:
     """What makes the algorithm itself, over [training]; keys as in a configuration file."""
     objection: Callable[[Training], str] = lambda _: ""
     """Says what these settings ask for that the algorithm does not have; nothing where all is well."""
+    adapter: Callable[[int], nn.Module] | None = None
+    """From a number of features to an adapter that compares cases; None: a head with an output per class."""
     queries: bool = False
     """Learns from an episode's query as well: with `shot = 0` a site's patients are dealt into two halves."""
     pooled: bool = False
     """Trains where all sites' data lie together: no federation, an upper bound for one."""
-
-
-def longest_delta(training: Training, parameters: int) -> float:
-    """Return the L2 norm that no site's delta may exceed (`clip-norm` in [training])."""
-    reach = training.inner_lr * training.inner_steps * math.sqrt(parameters)
-    return training.clip_norm or reach
 
 
 def longest_coordinate(training: Training) -> float:
@@ -76,8 +73,20 @@ def longest_coordinate(training: Training) -> float:
     Step t of Adam (beta1 = 0) moves a coordinate by at most inner-lr times the root of t; many steps never
     all do, so that beyond four times inner-lr each the bound does not grow further.
     """
-    steps = min(sum(map(math.sqrt, range(1, training.inner_steps + 1))), 4.0 * training.inner_steps)
+    count = steps_at_a_site(training)
+    steps = min(sum(map(math.sqrt, range(1, count + 1))), 4.0 * count)
     return training.clip_norm or training.inner_lr * steps
+
+
+def steps_at_a_site(training: Training) -> int:
+    """Return how many steps lie at most from phi to what a site sends: an inner loop's, or one an episode."""
+    return max(training.inner_steps, training.episodes)
+
+
+def longest_delta(training: Training, parameters: int) -> float:
+    """Return the L2 norm that no site's delta may exceed (`clip-norm` in [training])."""
+    reach = training.inner_lr * steps_at_a_site(training) * math.sqrt(parameters)
+    return training.clip_norm or reach
 
 
 def inner_settings(training: Training) -> InnerLoop:

@@ -45,8 +45,9 @@ def outer_gradient(
     leaves, support, query = learner.leaves(phi), episode.support, episode.query
     known, asked = learner.embed(leaves, support.inputs), learner.embed(leaves, query.inputs)
     adapter = {name: leaves[name] for name in learner.names("adapter")}
+    task = learner.task
     for chosen in minibatches(len(support), training.batch_size, training.inner_steps, generator):
-        loss = learner.adapter_loss(adapter, known[chosen], support.labels[chosen])
+        loss = task.loss(learner.adapter(adapter, known[chosen]), support.labels[chosen])
         gradients = torch.autograd.grad(
             loss, list(adapter.values()), create_graph=not training.first_order, retain_graph=True
         )
@@ -54,12 +55,13 @@ def outer_gradient(
             name: value - training.inner_lr * gradient
             for (name, value), gradient in zip(adapter.items(), gradients, strict=True)
         }
-    outer = learner.adapter_loss(adapter, asked, query.labels)
+    outer = task.loss(learner.adapter(adapter, asked), query.labels)
     found = torch.autograd.grad(outer, list(leaves.values()))
     return on_cpu(dict(zip(leaves, found, strict=True))), float(outer.detach())
 
 
 anil = Algorithm(
+    name="anil",
     paper="arXiv 1909.09157",
     local_update=local_update,
     identity={**maml.identity, "inner-scope": "adapter"},

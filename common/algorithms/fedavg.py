@@ -16,6 +16,7 @@ ADOPT_THE_MEAN = {"optimizer": "sgd", "meta-lr": 1.0, "meta-lr-final": 1.0}
 """The coordinator's step that makes the mean of the sites' weights the next phi."""
 
 fedavg = Algorithm(
+    name="fedavg",
     paper="arXiv 1602.05629",
     local_update=local_update,
     identity={"weighting": "examples", "proximal": 0.0, "outer": ADOPT_THE_MEAN},

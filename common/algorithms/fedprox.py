@@ -13,6 +13,7 @@ from common.algorithms.fedavg import fedavg
 from common.algorithms.reptile import local_update
 
 fedprox = Algorithm(
+    name="fedprox",
     paper="arXiv 1812.06127",
     local_update=local_update,
     identity={**fedavg.identity, "proximal": 0.1},

@@ -11,11 +11,13 @@ take Adam's steps as well.
 from __future__ import annotations
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.maml import local_update, maml
+from common.algorithms.maml import local_update, maml, objection
 
 fomaml = Algorithm(
+    name="fomaml",
     paper="arXiv 1703.03400",
     local_update=local_update,
     identity={**maml.identity, "first-order": True},
+    objection=objection,
     queries=True,
 )

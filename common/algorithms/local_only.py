@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from common.algorithms.algorithm import Algorithm
 
-local_only = Algorithm(paper="baseline", local_update=None)
+local_only = Algorithm(name="local-only", paper="baseline", local_update=None)

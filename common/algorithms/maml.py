@@ -31,6 +31,8 @@ from common.sections import Training
 from common.weights import Weights
 
 Gradients = tuple[Tensor, ...]
+LONGEST = 10.0
+"""L2 norm to which a site clips the gradient that it sends."""
 ADAM = {"optimizer": "adam", "meta-lr": 0.001, "meta-lr-final": 0.001}
 """The coordinator's step that the paper takes."""
 
@@ -132,16 +134,19 @@ def _descend(
 
 
 def objection(training: Training) -> str:
-    """Return why these settings have no second-order gradient, or nothing."""
+    """Return what these settings need that outer gradients do not have, or nothing."""
+    if training.normalisation == "local":
+        return "sends a gradient, which moves no weights at home: normalisation shared or recompute"
     if training.first_order or (training.inner_optimizer == "sgd" and not training.proximal):
         return ""
     return "has inner steps of plain SGD, which are differentiated: inner-optimizer sgd and proximal 0"
 
 
 maml = Algorithm(
+    name="maml",
     paper="arXiv 1703.03400",
     local_update=local_update,
-    identity={"inner-optimizer": "sgd", "proximal": 0.0, "outer": ADAM},
+    identity={"inner-optimizer": "sgd", "proximal": 0.0, "clip-norm": LONGEST, "outer": ADAM},
     objection=objection,
     queries=True,
 )

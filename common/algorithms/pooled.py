@@ -10,6 +10,7 @@ from common.algorithms.fedavg import ADOPT_THE_MEAN
 from common.algorithms.reptile import local_update
 
 pooled = Algorithm(
+    name="pooled",
     paper="baseline",
     local_update=local_update,
     identity={"proximal": 0.0, "outer": ADOPT_THE_MEAN},

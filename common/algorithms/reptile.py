@@ -38,6 +38,7 @@ def local_update(
 
 
 reptile = Algorithm(
+    name="reptile",
     paper="arXiv 1803.02999",
     local_update=local_update,
     identity={"proximal": 0.0, "outer": {"meta-lr-final": 0.0}},

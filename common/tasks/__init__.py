@@ -11,6 +11,7 @@ TASKS: Mapping[str, TaskKind] = {
     "classification": TaskKind(
         outputs=classification.outputs,
         loss=classification.loss,
+        from_scores=classification.from_scores,
         probabilities=classification.probabilities,
         metrics=classification.metrics,
         lower_is_better=classification.LOWER_IS_BETTER,

@@ -28,6 +28,11 @@ def loss(logits: Float[Tensor, "case output"], labels: Int[Tensor, "case"]) -> F
     return functional.cross_entropy(logits, labels)
 
 
+def from_scores(scores: Float[Tensor, "case klass"]) -> Float[Tensor, "case output"]:
+    """Return the logits whose probabilities are the softmax of `scores`."""
+    return scores[:, 1:] - scores[:, :1] if scores.shape[1] == 2 else scores
+
+
 def probabilities(logits: Float[Tensor, "case output"]) -> Float[Tensor, "case klass"]:
     """Return each class's probability, rows summing to 1, in float64."""
     exact = logits.double()

@@ -20,6 +20,8 @@ class TaskKind:
     """How many outputs a network needs for so many classes."""
     loss: Callable[[Tensor, Tensor], Tensor]
     """From outputs `[case, output]` and labels `[case]` to a scalar."""
+    from_scores: Callable[[Tensor], Tensor]
+    """From a score per class `[case, class]`, whose softmax is their probability, to outputs."""
     probabilities: Callable[[Tensor], Tensor]
     """From outputs to `[case, class]`."""
     metrics: Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]], Metrics]

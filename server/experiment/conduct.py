@@ -17,11 +17,12 @@ from flwr.serverapp import Grid
 from common import weights
 from common.algorithms import ALGORITHMS
 from common.config import Config
+from common.initialise import shared_weights
 from common.sections import Engine
 from common.weights import Weights
 from common.wire import Description, Judgement
 from server import evaluation
-from server.app import MetaTrained, common_input_shape, initial_weights, meta_train, save_weights
+from server.app import MetaTrained, common_input_shape, meta_train, save_weights
 from server.evaluation import Question
 from server.experiment.attendance import Roll, attend
 from server.experiment.journal import Journal
@@ -67,10 +68,12 @@ def conduct(
     clock = _Clock()
     step = progress.phase("Reading hospitals", len(list(grid.get_node_ids())))
     sites = attend(grid, config, out, roll, step)
-    like = initial_weights(config, common_input_shape(sites.values()))
+    shape = common_input_shape(sites.values())
+    initial = {name: shared_weights(config, name, shape) for name in config.experiment.algorithms}
     hospitals = {name: told for name, (_, told) in sorted(sites.items()) if not name.startswith(POOL)}
     plan = Plan(config, list(hospitals))
-    floor = _Floor(grid, config, out, progress, sites, weights.pack(like), roll, identities)
+    vectors = {name: weights.pack(one) for name, one in initial.items()}
+    floor = _Floor(grid, config, out, progress, sites, vectors, roll, identities)
     clock.lap("data_s")
     trained = floor.train(plan)
     clock.lap("training_s")
@@ -87,8 +90,9 @@ def conduct(
     verdicts = plan.verdicts(recipes)
     answers = dict(zip(verdicts, floor.judge(trained, verdicts.values()), strict=True))
     clock.lap("evaluation_s")
+    like = initial[plan.headliner or config.experiment.algorithms[0]]
     publish(out, config, like, trained[plan.published] if plan.published else None)
-    return Outcome(answers, recipes, trained, hospitals, len(floor.initial), clock.laps())
+    return Outcome(answers, recipes, trained, hospitals, len(weights.pack(like)), clock.laps())
 
 
 def publish(out: Path, config: Config, like: Weights, trained: MetaTrained | None) -> None:
@@ -111,7 +115,8 @@ class _Floor:
     out: Path
     progress: Progress
     sites: Mapping[str, tuple[int, Description]]
-    initial: Vector
+    initial: Mapping[str, Vector]
+    """What crosses of each algorithm's initial weights."""
     roll: Roll | None
     identities: Mapping[str, bytes] | None
 
@@ -127,7 +132,7 @@ class _Floor:
                 self.config,
                 training.algorithm,
                 self._sites_of(training, plan.hospitals),
-                self.initial,
+                self.initial[training.algorithm],
                 self.out / "training" / training.algorithm / _place(training),
                 lambda _: step(),
                 identities=None if ALGORITHMS[training.algorithm].pooled else self.identities,
@@ -175,7 +180,7 @@ class _Floor:
         return Question(
             site=trial.site,
             algorithm=trial.algorithm,
-            phi=trained[trial.training].phi if trial.training else self.initial,
+            phi=trained[trial.training].phi if trial.training else self.initial[trial.algorithm],
             shot=trial.shot,
             recipe=trial.recipe,
             draws=draws,

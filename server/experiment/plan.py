@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from common import heads
 from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.errors import ConfigError
@@ -77,20 +78,21 @@ class Plan:
                 )
         if len(self.hospitals) < 2:
             raise ConfigError(f"leaving one hospital out needs at least two; there is {known or 'none'}.")
-        way, classes = self.config.training.way, len(self.config.task.classes)
-        if way not in (0, classes):
-            raise ConfigError(
-                f"training.way {way} meta-trains a network for so many classes, but it is judged on the "
-                f"{classes} of task.classes; use 0, or name as many classes."
-            )
         return list(self.config.experiment.held_out or self.hospitals)
 
     @cached_property
     def headliner(self) -> str | None:
-        """The first federated algorithm, if any: it is published, and lends the pooled bound its recipes."""
+        """The first federated algorithm, if any: it is published."""
+        return next(iter(self._federated()), None)
+
+    @cached_property
+    def lender(self) -> str | None:
+        """The first federated algorithm that chooses recipes, if any: it lends the pooled bound its own."""
+        return next((name for name in self._federated() if self._chooses(name)), None)
+
+    def _federated(self) -> list[str]:
         named = self.config.experiment.algorithms
-        federated = (name for name in named if ALGORITHMS[name].local_update and not ALGORITHMS[name].pooled)
-        return next(federated, None)
+        return [name for name in named if ALGORITHMS[name].local_update and not ALGORITHMS[name].pooled]
 
     def folds(self, held_out: str) -> list[str]:
         """Return the meta-training hospitals that are held out in turn to choose recipes."""
@@ -119,7 +121,7 @@ class Plan:
         return Training(self.headliner, ()) if self.headliner and wanted else None
 
     def candidates(self, algorithm: str) -> list[Recipe]:
-        """Return the recipes to choose among; not adapting is one, except for an untrained network."""
+        """Return the recipes to choose among; not adapting is one, where a trained phi has an answer."""
         settings = self.config.adaptation
         untrained = ALGORITHMS[algorithm].local_update is None
         scopes = ("all",) if untrained else settings.scopes
@@ -127,7 +129,8 @@ class Plan:
             InnerLoop(steps, lr, settings.optimizer, settings.batch_size, scope=scope)
             for scope, lr, steps in itertools.product(scopes, settings.inner_lrs, settings.inner_steps)
         ]
-        return loops if untrained else [None, *loops]
+        may_stay = not untrained and heads.predicts_unadapted(self.config, algorithm)
+        return [None, *loops] if may_stay else loops
 
     def choices(self) -> dict[Cell, dict[Recipe, list[Trial]]]:
         """Return for every cell whose recipe is to be chosen the trials of each candidate, one per fold."""
@@ -159,11 +162,13 @@ class Plan:
         }
 
     def _chooses(self, algorithm: str) -> bool:
-        return any(self.config.experiment.shots) and not ALGORITHMS[algorithm].pooled
+        method = ALGORITHMS[algorithm]
+        return any(self.config.experiment.shots) and not method.pooled and method.adapter is None
 
     def _recipe(self, recipes: Mapping[Cell, Recipe], cell: Cell) -> Recipe:
-        """Return the chosen recipe, the headliner's for the pooled bound, else the first of each list."""
-        for name in (cell.algorithm, self.headliner):
+        """Return the chosen recipe, the lender's for the pooled bound, else the first of each list."""
+        lender = self.lender if ALGORITHMS[cell.algorithm].pooled else None
+        for name in (cell.algorithm, lender):
             if name and (same := Cell(name, cell.site, cell.shot)) in recipes:
                 return recipes[same]
         return next(recipe for recipe in self.candidates(cell.algorithm) if recipe)

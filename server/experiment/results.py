@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common import heads
 from common.config import Config
 from common.tasks import TASKS
 from common.wire import Judgement
@@ -51,7 +52,7 @@ def results(config: Config, outcome: Outcome, *, command: str, workers: int) -> 
         "workers": workers,
         "rows": rows(answers, TASKS[config.task.kind].lower_is_better),
         "differences": differences(answers, reference),
-        "hurt": _hurt(answers),
+        "hurt": _hurt(config, answers),
         "recipes": _recipes(outcome.recipes),
         "rounds": _rounds(outcome.trained),
         "left_out": _left_out(answers),
@@ -116,17 +117,18 @@ def _interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _hurt(answers: Answers) -> list[dict[str, Any]]:
+def _hurt(config: Config, answers: Answers) -> list[dict[str, Any]]:
+    """Return how often adapting scored below phi's own answer, where phi has one."""
     return [
         {**asdict(cell), "share": answer.hurt, "fell_back": answer.fell_back}
         for cell, answer in answers.items()
-        if cell.shot and not answer.left_out
+        if cell.shot and not answer.left_out and heads.predicts_unadapted(config, cell.algorithm)
     ]
 
 
 def _left_out(answers: Answers) -> list[dict[str, Any]]:
-    reasons = {(cell.site, cell.shot): answer.left_out for cell, answer in answers.items() if answer.left_out}
-    return [{"site": site, "shot": shot, "reason": reason} for (site, shot), reason in reasons.items()]
+    reasons = ((cell.site, cell.shot, answer.left_out) for cell, answer in answers.items() if answer.left_out)
+    return [{"site": site, "shot": shot, "reason": why} for site, shot, why in dict.fromkeys(reasons)]
 
 
 def _recipes(recipes: Mapping[Cell, Recipe]) -> list[dict[str, Any]]:

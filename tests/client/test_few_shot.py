@@ -72,7 +72,9 @@ def supports(
             seen.append(support.patients.tolist())
         return fine_tune(learner, phi, support, recipe, generator)
 
-    Judge(replace(algorithm, adapt=adapt), learner, PHI, place, settings(*overrides)).answer(question)
+    Judge(replace(algorithm, adapt=adapt), learner, PHI, place, settings(*overrides), CLASSES).answer(
+        question
+    )
     return seen
 
 
@@ -102,7 +104,7 @@ def test_seed_site_and_purpose_each_draw_their_own(learner: Learner) -> None:
 def test_judging_twice_is_judging_once(learner: Learner) -> None:
     """Every draw and every replicate is the same to the last bit."""
     first, second = (
-        Judge(ALGORITHMS["reptile"], learner, PHI, USUAL, settings()).answer(ask()) for _ in range(2)
+        Judge(ALGORITHMS["reptile"], learner, PHI, USUAL, settings(), CLASSES).answer(ask()) for _ in range(2)
     )
     assert first.draws.keys() == second.draws.keys()
     for name in first.draws:
@@ -114,7 +116,7 @@ def test_judging_twice_is_judging_once(learner: Learner) -> None:
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_figures_are_finite_and_shares_are_shares(learner: Learner, name: str) -> None:
     """One figure per draw and per replicate, for every algorithm."""
-    found = Judge(ALGORITHMS[name], learner, PHI, USUAL, settings()).answer(ask())
+    found = Judge(ALGORITHMS[name], learner, PHI, USUAL, settings(), CLASSES).answer(ask())
     assert found.left_out == ""
     assert 0 <= found.hurt <= 1
     assert 0 <= found.fell_back <= 1
@@ -126,7 +128,7 @@ def test_figures_are_finite_and_shares_are_shares(learner: Learner, name: str) -
 @pytest.mark.parametrize("question", [ask(shot=0), ask(recipe=None)])
 def test_not_adapting_has_a_single_draw_and_hurts_nobody(learner: Learner, question: Question) -> None:
     """K = 0, or no recipe: one figure, which is phi's own accuracy."""
-    found = Judge(ALGORITHMS["reptile"], learner, PHI, USUAL, settings()).answer(question)
+    found = Judge(ALGORITHMS["reptile"], learner, PHI, USUAL, settings(), CLASSES).answer(question)
     positive = learner.logits(PHI, USUAL.test.inputs)[:, 0] > 0
     expected = float((positive.long() == USUAL.test.labels).double().mean())
     assert found.draws["accuracy"].tolist() == pytest.approx([expected])
@@ -135,7 +137,9 @@ def test_not_adapting_has_a_single_draw_and_hurts_nobody(learner: Learner, quest
 
 def test_all_cases_can_be_the_support(learner: Learner) -> None:
     """The whole adaptation side, as a hospital would use its own model."""
-    found = Judge(ALGORITHMS["reptile"], learner, PHI, USUAL, settings()).answer(ask(shot=wire.ALL_CASES))
+    found = Judge(ALGORITHMS["reptile"], learner, PHI, USUAL, settings(), CLASSES).answer(
+        ask(shot=wire.ALL_CASES)
+    )
     assert found.left_out == ""
     assert np.isfinite(found.draws["auroc"]).all()
 
@@ -144,13 +148,9 @@ def test_patients_are_resampled_whole(learner: Learner) -> None:
     """Three equal images of every test patient leave each replicate as one image does."""
     thrice = Cases(*(values.repeat(3, *[1] * (values.dim() - 1)) for values in _columns(USUAL.test)))
     one, three = (
-        Judge(
-            ALGORITHMS["reptile"],
-            learner,
-            PHI,
-            replace(USUAL, test=test),
-            settings(),
-        ).answer(ask(replicates=50))
+        Judge(ALGORITHMS["reptile"], learner, PHI, replace(USUAL, test=test), settings(), CLASSES).answer(
+            ask(replicates=50)
+        )
         for test in (USUAL.test, thrice)
     )
     for name, values in one.replicates.items():
@@ -165,7 +165,7 @@ def _columns(cases: Cases) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_differences_between_algorithms_are_paired(learner: Learner) -> None:
     """The same phi judged twice under other names differs by nothing in every single replicate."""
     found = [
-        Judge(ALGORITHMS[name], learner, PHI, USUAL, settings()).answer(ask(recipe=None))
+        Judge(ALGORITHMS[name], learner, PHI, USUAL, settings(), CLASSES).answer(ask(recipe=None))
         for name in ("reptile", "pooled")
     ]
     np.testing.assert_array_equal(found[0].replicates["auroc"], found[1].replicates["auroc"])
@@ -188,7 +188,7 @@ def test_a_shot_that_cannot_be_judged_says_why(
     assert LEAST_TEST_PATIENTS == 5
     assert cannot_judge(place, CLASSES, shot) == reason
     if reason:
-        found = Judge(ALGORITHMS["reptile"], learner, PHI, place, settings()).answer(ask(shot=shot))
+        found = Judge(ALGORITHMS["reptile"], learner, PHI, place, settings(), CLASSES).answer(ask(shot=shot))
         assert found == wire.Judgement({}, {}, 0.0, 0.0, left_out=reason)
 
 

@@ -22,7 +22,7 @@ def configured(**experiment: object) -> Config:
     """Return a configuration with these keys of [experiment], two of [adaptation] among them."""
     folds = experiment.pop("folds", 2)
     keys = [f"experiment.{key.replace('_', '-')}={_toml(value)}" for key, value in experiment.items()]
-    return load(None, [f"adaptation.folds={folds}", *keys])
+    return load(None, ["model.norm=batch", f"adaptation.folds={folds}", *keys])
 
 
 def _toml(value: object) -> str:

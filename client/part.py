@@ -1,0 +1,74 @@
+"""A hospital's part in one algorithm: the network it computes with, and what of it crosses the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client import classes
+from client.dataset import Hospital
+from client.episodes import episodes
+from client.few_shot import Judge
+from client.kept import Kept
+from client.site import Node, learner_of
+from common import heads, seeds, weights, wire
+from common.algorithms import ALGORITHMS
+from common.algorithms.algorithm import longest_coordinate, longest_delta
+from common.config import Config
+from common.learner import Learner
+from common.sections import Training
+from common.weights import Weights
+
+
+@dataclass(frozen=True)
+class Part:
+    """One algorithm at one hospital."""
+
+    node: Node
+    hospital: Hospital
+    config: Config
+    algorithm: str
+
+    def like(self) -> Weights:
+        """Return weights of the names and shapes that cross."""
+        return self._learner().shared(self._training.normalisation)
+
+    def train(self, phi: Weights, *, run: str, server_round: int) -> wire.Contribution:
+        """Return this round's contribution; what stays at home is kept for the meta-training named `run`."""
+        algorithm, training = ALGORITHMS[self.algorithm], self._training
+        assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
+        lesson = classes.lesson(self.hospital, self.config, self.algorithm)
+        generator = seeds.generator(self.config.seed, "train", self.hospital.name, server_round)
+        tasks = episodes(lesson.cases, lesson.classes, training, generator, halves=algorithm.queries)
+        learner = self._learner(0 if training.head == "shared" else training.way or len(lesson.classes))
+        kept = Kept(self.node.own_state, run) if training.normalisation == "local" else None
+        begun = {**learner.initial, **(kept.before(server_round) if kept else {}), **phi}
+        update = algorithm.local_update(learner, begun, tasks, training, generator)
+        if kept:
+            stays = {name: begun[name] + update.delta[name] for name in learner.normalisation()}
+            kept.keep(stays, server_round, last=server_round == training.rounds)
+        delta = weights.pack({name: update.delta[name] for name in phi})
+        delta = weights.clip(delta, longest_delta(training, len(delta)), longest_coordinate(training))
+        return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases))
+
+    def judge(self, phi: Weights) -> Judge:
+        """Return who judges phi on this hospital's own task."""
+        hospital, names = classes.examined(self.hospital, self.config)
+        count = self.config.experiment.way or len(names)
+        if heads.keeps_head(self.config, self.algorithm, count):
+            learner, mine = self._learner(), phi
+        else:
+            learner = self._learner(count)
+            mine = {name: value for name, value in phi.items() if not name.startswith("adapter.")}
+        whole = {**learner.initial, **mine}
+        if self._training.normalisation != "shared":
+            learner = learner.calibrated(whole, hospital.adaptation.inputs)
+        return Judge(ALGORITHMS[self.algorithm], learner, whole, hospital, self.config, names)
+
+    @property
+    def _training(self) -> Training:
+        return self.config.training_of(self.algorithm)
+
+    def _learner(self, fresh_head: int = 0) -> Learner:
+        """Return the network as it crosses, or with a fresh head of so many classes."""
+        shape = tuple(self.hospital.adaptation.inputs.shape[1:])
+        return learner_of(self.node.device, shape, self.config.to_json(), self.algorithm, fresh_head)

@@ -1,0 +1,125 @@
+"""What metric-based algorithms share: training by episodes, and answers by comparing with a support.
+
+At a site:          one step of the inner optimiser per episode, on the episode's query loss
+The site sends:     delta = phi_tilde - phi, as in FedAvg; the network has no output per class, so sites
+                    with different classes share all of it
+A hospital adapts:  by embedding its support once; nothing is trained, and without a case of every class
+                    (K = 0) there is no answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from common import weights
+from common.algorithms.algorithm import Predictor, Update
+from common.algorithms.fedavg import ADOPT_THE_MEAN
+from common.cases import Cases, Episode
+from common.errors import DataError
+from common.inner_loop import InnerLoop, optimizer_of
+from common.learner import Learner, on_cpu
+from common.sections import Training
+from common.weights import Weights
+
+Compare = Callable[..., Tensor]
+"""The network's adapter, as a function of features."""
+Score = Callable[
+    [Compare, Float[Tensor, "shot feature"], Int[Tensor, "shot"], Float[Tensor, "case feature"]],
+    Float[Tensor, "case klass"],
+]
+"""From support features, their labels from 0 and query features to a score per class: more is likelier."""
+Loss = Callable[[Learner, Compare, Tensor, Tensor, Tensor, Tensor], Float[Tensor, ""]]
+"""From support features and labels, query features and labels to what an episode minimises."""
+
+IDENTITY: dict[str, Any] = {"proximal": 0.0, "outer": ADOPT_THE_MEAN}
+
+
+@dataclass(frozen=True)
+class Episodic:
+    """The site's half: ordinary training on episodes."""
+
+    loss: Loss
+
+    def __call__(
+        self,
+        learner: Learner,
+        phi: Weights,
+        episodes: Sequence[Episode],
+        training: Training,
+        generator: torch.Generator,
+    ) -> Update:
+        """Return phi_tilde - phi after one step per episode, and the query losses."""
+        here = learner.leaves(phi)
+        optimizer = optimizer_of(list(here.values()), training.inner_optimizer, training.inner_lr)
+        total = 0.0
+        for episode in episodes:
+            optimizer.zero_grad()
+            support, query = _alike(episode)
+            known, asked = learner.embed(here, support.inputs), learner.embed(here, query.inputs)
+
+            def compare(*features: Tensor) -> Tensor:
+                return learner.adapter(here, *features)
+
+            truth = support.labels.to(learner.device), query.labels.to(learner.device)
+            loss = self.loss(learner, compare, known, truth[0], asked, truth[1])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(loss.detach())
+        return Update(weights.subtract(on_cpu(here), phi), total, len(episodes))
+
+
+@dataclass(frozen=True)
+class BySupport:
+    """The hospital's half: its support's features are remembered, and every case is compared with them."""
+
+    score: Score
+
+    def __call__(
+        self, learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, generator: torch.Generator
+    ) -> Predictor:
+        """Return the predictor; the recipe has nothing to say. DataError where a class has no case."""
+        count = int(support.labels.max()) + 1
+        if len(torch.unique(support.labels)) < count:
+            raise DataError("a class has no case to compare with; give at least one of every class.")
+        learner.load(phi)
+        known, labels = learner.features(support.inputs), support.labels.to(learner.device)
+
+        def predict(inputs: Tensor) -> Tensor:
+            learner.load(phi)
+            with torch.no_grad():
+                scores = self.score(learner.network.adapter, known, labels, learner.features(inputs))
+            return learner.task.from_scores(scores).cpu()
+
+        return predict
+
+
+def classify(score: Score) -> Loss:
+    """Return the loss of the class probabilities that the scores stand for."""
+
+    def loss(
+        learner: Learner, compare: Compare, known: Tensor, labels: Tensor, asked: Tensor, truth: Tensor
+    ) -> Tensor:
+        return learner.task.loss(learner.task.from_scores(score(compare, known, labels, asked)), truth)
+
+    return loss
+
+
+def one_hot(labels: Int[Tensor, "shot"]) -> Float[Tensor, "shot klass"]:
+    """Return a column per class with ones where a label is that class."""
+    return torch.nn.functional.one_hot(labels).float()
+
+
+def _alike(episode: Episode) -> tuple[Cases, Cases]:
+    """Return support and query over the support's classes, numbered without gaps."""
+    present, places = torch.unique(episode.support.labels, return_inverse=True)
+    if len(present) < 2:
+        raise DataError("an episode has a single class; comparing cases needs two classes to train on.")
+    query = episode.query.at(torch.nonzero(torch.isin(episode.query.labels, present))[:, 0])
+    support = Cases(episode.support.inputs, places, episode.support.patients)
+    return support, Cases(query.inputs, torch.searchsorted(present, query.labels), query.patients)

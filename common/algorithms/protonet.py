@@ -1,0 +1,37 @@
+"""Prototypical Networks (Snell, Swersky and Zemel 2017, arXiv 1703.05175).
+
+A class's prototype is the mean of its support's features, c_k = mean of f(x_i) over y_i = k, and
+
+    p(y = k | x) = softmax over k of -|f(x) - c_k|^2
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from common.algorithms.algorithm import Algorithm
+from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot
+
+
+def score(
+    _compare: Compare,
+    known: Float[Tensor, "shot feature"],
+    labels: Int[Tensor, "shot"],
+    asked: Float[Tensor, "case feature"],
+) -> Float[Tensor, "case klass"]:
+    """Return minus the squared Euclidean distance to each class's prototype."""
+    members = one_hot(labels).to(known.dtype)
+    prototypes = (members.T @ known) / members.sum(0)[:, None]
+    return -(asked[:, None] - prototypes).square().sum(2)
+
+
+protonet = Algorithm(
+    name="protonet",
+    paper="arXiv 1703.05175",
+    local_update=Episodic(classify(score)),
+    adapt=BySupport(score),
+    identity=IDENTITY,
+    adapter=lambda features: nn.Identity(),
+    queries=True,
+)

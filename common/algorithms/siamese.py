@@ -1,0 +1,59 @@
+"""Siamese networks (Koch, Zemel and Salakhutdinov 2015, ICML deep learning workshop).
+
+    p(x and x_i are of one class) = sigmoid(w . |f(x) - f(x_i)| + b)
+
+is learned on all pairs of an episode's query and support by logistic loss, pairs of one class and pairs of
+two weighing the same; a case is of the class of the support case that is likeliest to be its like. The
+weights w belong to no class, so they cross the wire with f.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from common.algorithms.algorithm import Algorithm
+from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, one_hot
+from common.learner import Learner
+
+
+def pairs(
+    compare: Compare, known: Float[Tensor, "shot feature"], asked: Float[Tensor, "case feature"]
+) -> Float[Tensor, "case shot"]:
+    """Return the logit that each query case and each support case are of one class."""
+    apart = (asked[:, None] - known).abs().flatten(0, 1)
+    return compare(apart).view(len(asked), len(known))
+
+
+def score(
+    compare: Compare,
+    known: Float[Tensor, "shot feature"],
+    labels: Int[Tensor, "shot"],
+    asked: Float[Tensor, "case feature"],
+) -> Float[Tensor, "case klass"]:
+    """Return each class's largest logit over its support cases."""
+    elsewhere = one_hot(labels).T == 0
+    return pairs(compare, known, asked)[:, None].masked_fill(elsewhere, -torch.inf).amax(2)
+
+
+def loss(
+    _learner: Learner, compare: Compare, known: Tensor, labels: Tensor, asked: Tensor, truth: Tensor
+) -> Float[Tensor, ""]:
+    """Return the logistic loss of all pairs, like and unlike ones weighing the same together."""
+    like = (truth[:, None] == labels).float()
+    logits = pairs(compare, known, asked)
+    weight = like / like.sum() + (1 - like) / (1 - like).sum()
+    return binary_cross_entropy_with_logits(logits, like, weight / 2, reduction="sum")
+
+
+siamese = Algorithm(
+    name="siamese",
+    paper="Koch, Zemel and Salakhutdinov 2015",
+    local_update=Episodic(loss),
+    adapt=BySupport(score),
+    identity=IDENTITY,
+    adapter=lambda features: nn.Linear(features, 1),
+    queries=True,
+)
