@@ -1,5 +1,7 @@
 """Conv4: four blocks of convolution, normalisation, ReLU and max-pooling (arXiv 1703.05175, section 3.1).
 
+ReLU and the maximum commute, so pooling comes first and leaves ReLU a quarter of the work.
+
 Every image is standardised by its own mean and variance first: scanners differ in gain and window more
 than patients do in anatomy.
 """
@@ -36,8 +38,8 @@ def _block(before: int, after: int, norm: str) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(before, after, kernel_size=3, padding=1),
         _normalisation(after, norm),
-        nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
+        nn.ReLU(inplace=True),
     )
 
 

@@ -1,0 +1,88 @@
+"""Four algorithms as their papers have them, in plain autograd and contiguous memory, with no economies.
+
+The references of benchmarks/metalearning.py: each returns phi after one outer step on some episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from common.cases import Cases, Episode
+from common.inner_loop import minibatches
+from common.sections import Training
+from common.weights import Weights
+
+
+def loss(network: nn.Module, weights: Weights, cases: Cases) -> Tensor:
+    """Return the mean cross-entropy under `weights`."""
+    return nn.functional.cross_entropy(functional_call(network, weights, (cases.inputs,)), cases.labels)
+
+
+def maml(
+    network: nn.Module, phi: Weights, episodes: Sequence[Episode], training: Training, _: torch.Generator
+) -> Weights:
+    """Return minus the mean gradient: of the query loss through k steps, or after them (first order)."""
+    start = {name: value.clone().requires_grad_() for name, value in phi.items()}
+    total = torch.zeros(())
+    for episode in episodes:
+        here = dict(start)
+        for _step in range(training.inner_steps):
+            found = torch.autograd.grad(
+                loss(network, here, episode.support),
+                list(here.values()),
+                create_graph=not training.first_order,
+            )
+            here = {
+                name: value - training.inner_lr * gradient
+                for (name, value), gradient in zip(here.items(), found, strict=True)
+            }
+        total = total + loss(network, here, episode.query)
+    found = torch.autograd.grad(total / len(episodes), list(start.values()))
+    return {name: -gradient for name, gradient in zip(start, found, strict=True)}
+
+
+def reptile(
+    network: nn.Module,
+    phi: Weights,
+    episodes: Sequence[Episode],
+    training: Training,
+    generator: torch.Generator,
+) -> Weights:
+    """Return the mean of phi_tilde - phi, phi_tilde after k steps of Adam without momentum."""
+    total = {name: torch.zeros_like(value) for name, value in phi.items()}
+    for episode in episodes:
+        here = {name: value.clone().requires_grad_() for name, value in phi.items()}
+        optimizer = torch.optim.Adam(here.values(), training.inner_lr, betas=(0.0, 0.999))
+        size, steps = training.batch_size, training.inner_steps
+        for chosen in minibatches(len(episode.support), size, steps, generator):
+            optimizer.zero_grad()
+            loss(network, here, episode.support.at(chosen)).backward()
+            optimizer.step()
+        total = {name: total[name] + here[name].detach() - phi[name] for name in phi}
+    return {name: value / len(episodes) for name, value in total.items()}
+
+
+def protonet(
+    network: nn.Module, phi: Weights, episodes: Sequence[Episode], training: Training, _: torch.Generator
+) -> Weights:
+    """Return phi_tilde - phi after one step of Adam without momentum per episode."""
+    here = {name: value.clone().requires_grad_() for name, value in phi.items()}
+    optimizer = torch.optim.Adam(here.values(), training.inner_lr, betas=(0.0, 0.999))
+    for episode in episodes:
+        optimizer.zero_grad()
+        support, query = (
+            functional_call(network, here, (s.inputs,)) for s in (episode.support, episode.query)
+        )
+        ways = range(int(episode.support.labels.max()) + 1)
+        prototypes = torch.stack([support[episode.support.labels == way].mean(0) for way in ways])
+        distances = torch.cdist(query, prototypes) ** 2
+        nn.functional.cross_entropy(-distances, episode.query.labels).backward()
+        optimizer.step()
+    return {name: here[name].detach() - phi[name] for name in phi}
+
+
+PAPERS = {"maml": maml, "fomaml": maml, "reptile": reptile, "protonet": protonet}
