@@ -46,47 +46,71 @@ def demo(context: typer.Context) -> None:
         run()
 
 
+ConfigFile = Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")]
+Engine = Annotated[EngineName | None, typer.Option(help="Where the computing happens.")]
+Workers = Annotated[int | None, typer.Option(help="Processes of one thread each; 0: one per core.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything random.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50.")
+]
+
+
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")] = None,
-    engine: Annotated[EngineName | None, typer.Option(help="Where the computing happens.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes of one thread each; 0: one per core.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Decides everything random.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
-    ] = None,
+    config: ConfigFile = None,
+    engine: Engine = None,
+    workers: Workers = None,
+    out: Out = None,
+    seed: Seed = None,
+    set_: Set = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run's folder.")] = None,
 ) -> None:
     """Meta-train, hold each hospital out in turn, adapt with K cases, and report."""
-    from simulation.run import simulate
-
     if resume and (config or out or seed is not None or set_):
         raise ConfigError("--resume goes on with a run as it is; only --engine and --workers go with it.")
-    overrides = list(set_ or [])
-    overrides += [] if seed is None else [f"seed={seed}"]
-    overrides += [] if engine is None else [f'engine.name="{engine.value}"']
-    overrides += [] if workers is None else [f"engine.workers={workers}"]
+    overrides = _overrides(set_, seed, engine, workers)
     loaded = configuration.load(resume / "config.toml" if resume else config or DEMO, overrides)
     folder = resume or _fresh(out)
-    progress = ConsoleProgress()
-    with progress:
-        results = simulate(_absolute(loaded), folder, progress, command=_command())
+    _tell(_simulate(loaded, folder), folder)
+
+
+@app.command()
+def compare(
+    algorithms: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Algorithms; the first is set against each other one.")
+    ],
+    config: ConfigFile = None,
+    budget: Annotated[
+        bool, typer.Option("--budget", help="Give all as many gradient steps as the first takes.")
+    ] = False,
+    engine: Engine = None,
+    workers: Workers = None,
+    out: Out = None,
+    seed: Seed = None,
+    set_: Set = None,
+) -> None:
+    """Run several algorithms on the same seeds and draws, and report their paired differences."""
+    from simulation import compare as comparison
+
+    path = config or DEMO
+    overrides = [*_overrides(set_, seed, engine, workers), *comparison.overrides(algorithms)]
+    loaded = configuration.load(path, overrides)
+    if budget:
+        loaded = configuration.load(path, [*overrides, *comparison.equal_budget(loaded)])
+    folder = _fresh(out)
+    results = _simulate(loaded, folder)
     _tell(results, folder)
+    console.print(comparison.difference_table(results))
+    console.print(comparison.budget_line(results), highlight=False)
 
 
 @app.command()
 def rehearse(
-    config: Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")] = None,
+    config: ConfigFile = None,
     sites: Annotated[int | None, typer.Option(min=2, help="How many phantom hospitals.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
-    ] = None,
+    out: Out = None,
+    set_: Set = None,
 ) -> None:
     """Run it for real on this machine: a coordinator, hospitals with keys of their own, TLS between them."""
     from simulation.rehearse import rehearse as perform
@@ -189,6 +213,24 @@ def import_table(
         drop=drop or [],
     )
     _tell_hospitals(written)
+
+
+def _overrides(
+    set_: list[str] | None, seed: int | None, engine: EngineName | None, workers: int | None
+) -> list[str]:
+    """Return what the options say as settings; the later win."""
+    overrides = list(set_ or [])
+    overrides += [] if seed is None else [f"seed={seed}"]
+    overrides += [] if engine is None else [f'engine.name="{engine.value}"']
+    overrides += [] if workers is None else [f"engine.workers={workers}"]
+    return overrides
+
+
+def _simulate(config: Config, folder: Path) -> dict[str, Any]:
+    from simulation.run import simulate
+
+    with ConsoleProgress() as progress:
+        return dict(simulate(_absolute(config), folder, progress, command=_command()))
 
 
 def _fresh(out: Path | None) -> Path:

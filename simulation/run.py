@@ -64,7 +64,11 @@ def hospital_folders(config: Config, out: Path, progress: Progress) -> list[Path
             classes=config.task.classes,
             progress=lambda done, total: step(),
         )
-    parent = Path(config.data.hospitals)
+    return hospitals_in(Path(config.data.hospitals))
+
+
+def hospitals_in(parent: Path) -> list[Path]:
+    """Return the hospitals' folders in `parent`. Raises ConfigError where there is none."""
     folders = sorted(one for one in parent.iterdir() if one.is_dir()) if parent.is_dir() else []
     folders = [one for one in folders if not one.name.startswith(".")]
     if not folders:

@@ -61,6 +61,8 @@ class Algorithm:
     """Says what these settings ask for that the algorithm does not have; nothing where all is well."""
     adapter: Callable[[int], nn.Module] | None = None
     """From a number of features to an adapter that compares cases; None: a head with an output per class."""
+    steps: Callable[[Training], int] = lambda training: training.episodes * training.inner_steps
+    """Gradient steps that a site takes in a round: gradients of the loss of a batch that it computes."""
     queries: bool = False
     """Learns from an episode's query as well: with `shot = 0` a site's patients are dealt into two halves."""
     pooled: bool = False

@@ -16,7 +16,7 @@ import torch
 
 from common import weights
 from common.algorithms.algorithm import Algorithm, Update
-from common.algorithms.maml import maml, objection
+from common.algorithms.maml import maml, objection, steps
 from common.cases import Episode
 from common.inner_loop import minibatches
 from common.learner import Learner, on_cpu
@@ -66,5 +66,6 @@ anil = Algorithm(
     local_update=local_update,
     identity={**maml.identity, "inner-scope": "adapter"},
     objection=objection,
+    steps=steps,
     queries=True,
 )

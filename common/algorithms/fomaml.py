@@ -11,7 +11,7 @@ take Adam's steps as well.
 from __future__ import annotations
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.maml import local_update, maml, objection
+from common.algorithms.maml import local_update, maml, objection, steps
 
 fomaml = Algorithm(
     name="fomaml",
@@ -19,5 +19,6 @@ fomaml = Algorithm(
     local_update=local_update,
     identity={**maml.identity, "first-order": True},
     objection=objection,
+    steps=steps,
     queries=True,
 )

@@ -142,11 +142,17 @@ def objection(training: Training) -> str:
     return "has inner steps of plain SGD, which are differentiated: inner-optimizer sgd and proximal 0"
 
 
+def steps(training: Training) -> int:
+    """Return each episode's inner steps and one outer gradient; a Hessian counts with its step."""
+    return training.episodes * (training.inner_steps + 1)
+
+
 maml = Algorithm(
     name="maml",
     paper="arXiv 1703.03400",
     local_update=local_update,
     identity={"inner-optimizer": "sgd", "proximal": 0.0, "clip-norm": LONGEST, "outer": ADAM},
     objection=objection,
+    steps=steps,
     queries=True,
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot
+from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot, steps
 
 TEMPERATURE = 0.1
 
@@ -39,5 +39,6 @@ matching = Algorithm(
     adapt=BySupport(score),
     identity=IDENTITY,
     adapter=lambda features: nn.Identity(),
+    steps=steps,
     queries=True,
 )

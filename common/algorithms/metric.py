@@ -110,6 +110,11 @@ def classify(score: Score) -> Loss:
     return loss
 
 
+def steps(training: Training) -> int:
+    """Return one step per episode."""
+    return training.episodes
+
+
 def one_hot(labels: Int[Tensor, "shot"]) -> Float[Tensor, "shot klass"]:
     """Return a column per class with ones where a label is that class."""
     return torch.nn.functional.one_hot(labels).float()

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot
+from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot, steps
 
 
 def score(
@@ -33,5 +33,6 @@ protonet = Algorithm(
     adapt=BySupport(score),
     identity=IDENTITY,
     adapter=lambda features: nn.Identity(),
+    steps=steps,
     queries=True,
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, one_hot
+from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, one_hot, steps
 from common.learner import Learner
 
 
@@ -55,5 +55,6 @@ siamese = Algorithm(
     adapt=BySupport(score),
     identity=IDENTITY,
     adapter=lambda features: nn.Linear(features, 1),
+    steps=steps,
     queries=True,
 )

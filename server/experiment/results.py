@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import heads
+from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.tasks import TASKS
 from common.wire import Judgement
@@ -52,6 +53,8 @@ def results(config: Config, outcome: Outcome, *, command: str, workers: int) -> 
         "workers": workers,
         "rows": rows(answers, TASKS[config.task.kind].lower_is_better),
         "differences": differences(answers, reference),
+        "mean_differences": mean_differences(answers, reference),
+        "gradient_steps": _gradient_steps(config, outcome.trained),
         "hurt": _hurt(config, answers),
         "recipes": _recipes(outcome.recipes),
         "rounds": _rounds(outcome.trained),
@@ -109,6 +112,49 @@ def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def mean_differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
+    """Return reference minus every other algorithm on average over the hospitals where both have a figure.
+
+    Hospitals are not resampled: the interval is for these ones.
+    """
+    pairs: dict[tuple[str, int, str], list[tuple[float, NDArray[np.float64]]]] = {}
+    for cell, answer in answers.items():
+        base = answers[replace(cell, algorithm=reference)]
+        if cell.algorithm == reference:
+            continue
+        for metric in answer.draws.keys() & base.draws.keys():
+            gain = float(base.draws[metric].mean() - answer.draws[metric].mean())
+            spread = base.replicates[metric] - answer.replicates[metric]
+            if not np.isnan(gain):
+                pairs.setdefault((cell.algorithm, cell.shot, metric), []).append((gain, spread))
+    found = []
+    for (algorithm, shot, metric), gains in pairs.items():
+        low, high = _interval(np.mean([spread for _, spread in gains], axis=0))
+        found.append(
+            {
+                "algorithm": algorithm,
+                "shot": shot,
+                "reference": reference,
+                "metric": metric,
+                "hospitals": len(gains),
+                "mean": float(np.mean([gain for gain, _ in gains])),
+                "ci_low": low,
+                "ci_high": high,
+            }
+        )
+    return sorted(found, key=lambda row: (row["algorithm"], row["shot"], row["metric"]))
+
+
+def _gradient_steps(config: Config, trained: Mapping[Training, MetaTrained]) -> dict[str, int]:
+    """Return the gradient steps that all sites took together in each algorithm's first training."""
+    first: dict[str, int] = {}
+    for training, end in trained.items():
+        name = training.algorithm
+        steps = ALGORITHMS[name].steps(config.training_of(name))
+        first.setdefault(name, steps * sum(entry["sites"] for entry in end.history))
+    return first
 
 
 def _interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
