@@ -12,7 +12,7 @@ from common.algorithms.fedprox import fedprox
 from common.algorithms.fomaml import fomaml
 from common.algorithms.local_only import local_only
 from common.algorithms.maml import maml
-from common.algorithms.matching import matching
+from common.algorithms.matching import matching, matching_fce
 from common.algorithms.pooled import pooled
 from common.algorithms.protonet import protonet
 from common.algorithms.reptile import reptile
@@ -27,6 +27,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         anil,
         protonet,
         matching,
+        matching_fce,
         siamese,
         fedavg,
         fedprox,

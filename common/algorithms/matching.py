@@ -4,10 +4,13 @@
     p(y = k | x) = sum of a(x, x_i) over y_i = k
 
 The paper has temperature 1, which bounds how sure an answer can be (with five classes and one case each,
-e / (e + 4/e) = 0.65 at most) and learns slowly; ours is 0.1.
+e / (e + 4/e) = 0.65 at most) and learns slowly; ours is 0.1. `matching-fce` is the same with full-context
+embeddings, whose weights belong to no class and cross the wire too.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +19,7 @@ from torch.nn.functional import normalize
 
 from common.algorithms.algorithm import Algorithm
 from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot, steps
+from common.models.full_context import FullContext
 
 TEMPERATURE = 0.1
 
@@ -32,6 +36,17 @@ def score(
     return attention[:, None].masked_fill(elsewhere, -torch.inf).logsumexp(2)
 
 
+def score_in_context(
+    compare: Compare,
+    known: Float[Tensor, "shot feature"],
+    labels: Int[Tensor, "shot"],
+    asked: Float[Tensor, "case feature"],
+) -> Float[Tensor, "case klass"]:
+    """Return the same of full-context embeddings."""
+    both = compare(known, asked)
+    return score(compare, both[: len(known)], labels, both[len(known) :])
+
+
 matching = Algorithm(
     name="matching",
     paper="arXiv 1606.04080",
@@ -41,4 +56,12 @@ matching = Algorithm(
     adapter=lambda features: nn.Identity(),
     steps=steps,
     queries=True,
+)
+
+matching_fce = replace(
+    matching,
+    name="matching-fce",
+    local_update=Episodic(classify(score_in_context)),
+    adapt=BySupport(score_in_context),
+    adapter=FullContext,
 )

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from common import seeds, weights
 from common.algorithms import ALGORITHMS, Algorithm
-from common.algorithms.matching import TEMPERATURE
+from common.algorithms.matching import TEMPERATURE, score_in_context
 from common.algorithms.matching import score as attention
 from common.algorithms.protonet import score as by_prototype
 from common.algorithms.siamese import score as by_nearest
@@ -21,6 +21,7 @@ from common.errors import DataError
 from common.initialise import learner_of_algorithm
 from common.inner_loop import InnerLoop
 from common.learner import Learner
+from common.models.full_context import FullContext
 
 CONFIG = load(None, ['task.classes=["a", "b", "c"]', "model.name=mlp", "model.width=6"])
 METRIC = ("protonet", "matching", "siamese")
@@ -114,10 +115,15 @@ def test_a_step_is_the_gradient_of_the_papers_loss(algorithm: str) -> None:
         torch.testing.assert_close(delta, -0.5 * gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("algorithm", METRIC)
-@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("algorithm", "classes"),
+    [*((name, count) for name in METRIC for count in (2, 3, 5)), ("matching-fce", 2), ("matching-fce", 3)],
+)
 def test_training_on_some_classes_tells_others_apart(algorithm: str, classes: int) -> None:
-    """Points on a line: a few steps on three classes, and any number of further ones is told apart."""
+    """Points on a line: a few steps on three classes, and any number of further ones is told apart.
+
+    Full-context embeddings learn the context as well, and are asked for no wider one.
+    """
     mine, method = learner(algorithm), ALGORITHMS[algorithm]
     training = load(None, ["training.inner-lr=0.01"]).training_of(algorithm)
     tasks = [Episode(cases(2 * k, [0, 1, 2] * 2), cases(2 * k + 1, [0, 1, 2] * 3)) for k in range(60)]
@@ -131,6 +137,27 @@ def test_training_on_some_classes_tells_others_apart(algorithm: str, classes: in
     assert found.shape == (20 * classes, mine.task.outputs(classes))
     right = mine.task.probabilities(found).argmax(1) == others.labels
     assert right.double().mean() > 0.65
+
+
+def test_full_context_without_weights_is_no_context() -> None:
+    """An LSTM of zeros stays at 0: g is g', and every h is f'; scores are plain attention's."""
+    context = FullContext(2)
+    for parameter in context.parameters():
+        torch.nn.init.zeros_(parameter)
+    asked = torch.tensor([[1.0, 0.5], [0.2, 2.0]])
+    known = KNOWN + 1.0
+    torch.testing.assert_close(
+        score_in_context(context, known, LABELS, asked), attention(unused, known, LABELS, asked)
+    )
+
+
+def test_full_context_sees_the_support_around_a_case() -> None:
+    """Another support case moves the embeddings of all, one query beside another does not."""
+    context = learner("matching-fce").network.adapter
+    known, asked = torch.randn(3, 6), torch.randn(2, 6)
+    both = context(known, asked)
+    assert not torch.allclose(both[:2], context(known + torch.eye(3, 6), asked)[:2])
+    torch.testing.assert_close(both[:4], context(known, asked[:1]))
 
 
 def test_a_class_without_a_case_is_said() -> None:
