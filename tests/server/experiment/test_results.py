@@ -105,9 +105,11 @@ def outcome() -> Outcome:
     recipe = InnerLoop(steps=50, lr=0.01, scope="adapter")
     phi = torch.zeros(3)
     trained = {
-        Training("reptile", ("a",)): MetaTrained(phi, [{"round": 1, "loss": 0.7}, {"round": 2, "loss": 0.6}]),
-        Training("reptile", ("a", "b")): MetaTrained(phi, [{"round": 1, "loss": 0.5}]),
-        Training("reptile", ()): MetaTrained(phi, [{"round": 1, "loss": 0.4}]),
+        Training("reptile", ("a",)): MetaTrained(
+            phi, [{"round": 1, "sites": 2, "loss": 0.7}, {"round": 2, "sites": 2, "loss": 0.6}]
+        ),
+        Training("reptile", ("a", "b")): MetaTrained(phi, [{"round": 1, "sites": 2, "loss": 0.5}]),
+        Training("reptile", ()): MetaTrained(phi, [{"round": 1, "sites": 2, "loss": 0.4}]),
     }
     census = {"accepted": 3, "refused": {}, "patients": 2, "per_class": {"normal": 3}, "warnings": []}
     return Outcome(
@@ -126,6 +128,7 @@ def test_everything_is_plain_data_without_a_nan() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["hospitals"][0]["site"] == "a"
     assert found["parameters"] == 3
+    assert found["gradient_steps"] == {"reptile": 2 * 2 * 10}
 
 
 def test_hurt_tells_of_adapting_alone() -> None:
@@ -152,6 +155,6 @@ def test_recipes_and_rounds_say_what_was_used() -> None:
         ("none", 0.0, 0),
     ]
     assert found["rounds"] == [
-        {"algorithm": "reptile", "site": "a", "round": 1, "loss": 0.7},
-        {"algorithm": "reptile", "site": "a", "round": 2, "loss": 0.6},
+        {"algorithm": "reptile", "site": "a", "round": 1, "sites": 2, "loss": 0.7},
+        {"algorithm": "reptile", "site": "a", "round": 2, "sites": 2, "loss": 0.6},
     ]
