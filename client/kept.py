@@ -1,7 +1,7 @@
 """What of a network never leaves the hospital: its own normalisation, kept from round to round on its disk.
 
-One small file per round in the hospital's state folder, so that a run that is resumed at any round finds
-what it left; after the last round only that one stays.
+The last two rounds are kept, each in a small file in the hospital's state folder. A run that is resumed
+repeats at most one round, and finds there what the round before left.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from common.errors import DataError
-from common.files import atomic
+from common.files import PRIVATE, atomic
 from common.weights import Weights
+
+BEFORE = "round before"
+"""In a file's metadata: the round whose file its round went on from; 0: none."""
 
 
 class Kept:
@@ -26,30 +29,41 @@ class Kept:
     def before(self, server_round: int) -> Weights:
         """Return what the last round before `server_round` left; nothing where there was none.
 
-        Raises DataError where it is damaged.
+        Raises DataError where it is damaged, or was there once and is no longer kept.
         """
-        earlier = [number for number in self._rounds() if number < server_round]
-        if not earlier:
-            return {}
-        path = self._path(max(earlier))
+        earlier, later = self._around(server_round)
         try:
-            return load_file(path)
+            if earlier:
+                return load_file(self._path(earlier[-1]))
+            if later and 0 < self._round_before(later[0]) < server_round:
+                raise DataError(
+                    f"what this hospital kept before round {server_round} is gone: the run has been set back "
+                    "by more than a round. Begin the meta-training anew."
+                )
         except (SafetensorError, OSError) as error:
             raise DataError(
-                f"{path.name}: the hospital's own normalisation is damaged; delete it and start the run anew."
+                "this hospital's own normalisation is damaged; delete the folder kept of its state, and "
+                "begin the meta-training anew."
             ) from error
+        return {}
 
-    def keep(self, weights: Weights, server_round: int, *, last: bool) -> None:
-        """Write `weights` down as what `server_round` left; after the `last` round nothing else is needed."""
+    def keep(self, weights: Weights, server_round: int) -> None:
+        """Write `weights` down as what `server_round` left, and forget all but the round before it."""
+        earlier, _ = self._around(server_round)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with atomic(self._path(server_round)) as temporary:
-            save_file(weights, temporary)
-        for earlier in self._rounds() if last else ():
-            if earlier != server_round:
-                self._path(earlier).unlink(missing_ok=True)
+        with atomic(self._path(server_round), mode=PRIVATE) as temporary:
+            save_file(weights, temporary, metadata={BEFORE: str(earlier[-1] if earlier else 0)})
+        for forgotten in earlier[:-1]:
+            self._path(forgotten).unlink(missing_ok=True)
+
+    def _around(self, server_round: int) -> tuple[list[int], list[int]]:
+        """Return the rounds kept before `server_round`, and the others."""
+        kept = sorted(int(path.stem[6:]) for path in self._folder.glob("round-*.safetensors"))
+        return [one for one in kept if one < server_round], [one for one in kept if one >= server_round]
+
+    def _round_before(self, server_round: int) -> int:
+        with safe_open(self._path(server_round), framework="pt") as file:
+            return int((file.metadata() or {}).get(BEFORE, 0))
 
     def _path(self, server_round: int) -> Path:
         return self._folder / f"round-{server_round:06}.safetensors"
-
-    def _rounds(self) -> list[int]:
-        return [int(path.stem[6:]) for path in self._folder.glob("round-*.safetensors")]

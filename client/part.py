@@ -45,7 +45,7 @@ class Part:
         update = algorithm.local_update(learner, begun, tasks, training, generator)
         if kept:
             stays = {name: begun[name] + update.delta[name] for name in learner.normalisation()}
-            kept.keep(stays, server_round, last=server_round == training.rounds)
+            kept.keep(stays, server_round)
         delta = weights.pack({name: update.delta[name] for name in phi})
         delta = weights.clip(delta, longest_delta(training, len(delta)), longest_coordinate(training))
         return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases))

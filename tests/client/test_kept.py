@@ -16,7 +16,7 @@ def test_a_round_finds_what_the_last_one_before_it_left(tmp_path: Path) -> None:
     kept = Kept(tmp_path, "run")
     assert kept.before(1) == {}
     for server_round in (2, 5):
-        kept.keep({"scale": torch.full((3,), float(server_round))}, server_round, last=False)
+        kept.keep({"scale": torch.full((3,), float(server_round))}, server_round)
     assert kept.before(2) == {}
     assert kept.before(4)["scale"].tolist() == kept.before(5)["scale"].tolist() == [2.0] * 3
     assert kept.before(6)["scale"].tolist() == [5.0] * 3
@@ -24,23 +24,39 @@ def test_a_round_finds_what_the_last_one_before_it_left(tmp_path: Path) -> None:
 
 def test_runs_keep_apart_whatever_they_are_called(tmp_path: Path) -> None:
     """A name is hashed: it leads nowhere else on the disk."""
-    Kept(tmp_path / "state", "../../elsewhere").keep({"scale": torch.ones(1)}, 1, last=False)
+    Kept(tmp_path / "state", "../../elsewhere").keep({"scale": torch.ones(1)}, 1)
     assert Kept(tmp_path / "state", "another").before(2) == {}
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_after_the_last_round_only_that_one_is_left(tmp_path: Path) -> None:
-    """One file per training stays."""
+def test_two_rounds_are_kept(tmp_path: Path) -> None:
+    """A coordinator that fails before its checkpoint asks for the last round again, and for none before."""
     kept = Kept(tmp_path, "run")
-    for server_round in (1, 2, 3):
-        kept.keep({"scale": torch.ones(1)}, server_round, last=server_round == 3)
-    assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["round-000003.safetensors"]
+    for server_round in (1, 3, 4, 6):
+        kept.keep({"scale": torch.full((1,), float(server_round))}, server_round)
+    assert sorted(path.name for path in tmp_path.rglob("*.safetensors")) == [
+        "round-000004.safetensors",
+        "round-000006.safetensors",
+    ]
+    assert kept.before(6)["scale"].item() == 4.0
+    with pytest.raises(DataError, match="before round 4 is gone"):
+        kept.before(4)
+
+
+def test_the_same_run_may_begin_anew(tmp_path: Path) -> None:
+    """At its first round it finds nothing, whatever a finished run of that name left; then its own."""
+    kept = Kept(tmp_path, "run")
+    for server_round in (2, 3, 5):
+        kept.keep({"scale": torch.zeros(1)}, server_round)
+    assert kept.before(2) == {}
+    kept.keep({"scale": torch.ones(1)}, 2)
+    assert kept.before(3)["scale"].item() == 1.0
 
 
 def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     """Never silently begun anew."""
     kept = Kept(tmp_path, "run")
-    kept.keep({"scale": torch.ones(1)}, 1, last=False)
+    kept.keep({"scale": torch.ones(1)}, 1)
     next(tmp_path.rglob("*.safetensors")).write_bytes(b"no weights")
-    with pytest.raises(DataError, match=r"round-000001\.safetensors: .*damaged"):
+    with pytest.raises(DataError, match="normalisation is damaged"):
         kept.before(2)
