@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 SHAPED = [
@@ -18,6 +19,8 @@ SHAPED = [
 ]
 install_import_hook(SHAPED, "beartype.beartype")
 torch.set_num_threads(1)
+settings.register_profile("zamenis", deadline=None)  # a timing is a benchmark, never a test
+settings.load_profile("zamenis")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -89,6 +89,29 @@ def test_a_form_has_one_end(sample: Sample, size: int) -> None:
             load(Sample, wrong)
 
 
+def test_second_forms_of_a_value_are_refused() -> None:
+    """Leading zeros, keys out of order or twice, a field too many, another name, None with content."""
+
+    def item(tag: bytes, content: bytes) -> bytes:
+        return tag + len(content).to_bytes(8, "big") + content
+
+    a, b = dump("a") + dump(b""), dump("b") + dump(b"")
+    assert load(dict[str, bytes], item(b"M", a + b)) == {"a": b"", "b": b""}
+    fields = dump("Inner") + dump("x") + dump(1.0)
+    assert load(Inner, item(b"R", fields)) == Inner("x", 1.0)
+    for kind, form in (
+        (int, item(b"I", b"\0\1")),
+        (dict[str, bytes], item(b"M", b + a)),
+        (dict[str, bytes], item(b"M", a + a)),
+        (Inner, item(b"R", fields + dump(1))),
+        (Inner, item(b"R", dump("Other") + dump("x") + dump(1.0))),
+        (Inner | None, item(b"N", b"x")),
+        (float, item(b"F", b"\x7f\xf0" + bytes(6))),
+    ):
+        with pytest.raises(SecAggError, match="canonical encoding"):
+            load(kind, form)  # type: ignore[arg-type]
+
+
 def test_neighbouring_fields_cannot_trade_bytes() -> None:
     """("ab", "c") and ("a", "bc") differ, as do purposes, types and record names."""
     forms = [

@@ -160,7 +160,7 @@ def test_three_sites_bear_no_dropout() -> None:
     refused("slot-closed", slot.finish)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.data())
 def test_wrong_shares_are_found_and_named(data: st.DataObject) -> None:
     """With as many liars as answers to spare the sum is still right; up to half as many, all are named.
