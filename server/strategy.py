@@ -72,8 +72,9 @@ class MetaStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold the replies, as they come, into the next phi."""
+        started = time.monotonic()
         found = self._plain.gather(self._cohort(server_round), replies)
-        return None, MetricRecord({**self._conclude(server_round, found, time.monotonic())})
+        return None, MetricRecord({**self._conclude(server_round, found, started)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

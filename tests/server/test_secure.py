@@ -15,6 +15,7 @@ from client.app import app as client_app
 from common import wire
 from common.config import Config, load
 from common.errors import ConfigError
+from common.initialise import shared_weights
 from common.secagg.encoding import dump
 from common.secagg.encoding import load as read
 from common.secagg.messages import MaskRequest, Payload
@@ -45,7 +46,7 @@ def settings(*over: str) -> Config:
             "training.rounds=4",
             "training.inner-steps=5",
             "training.min-cohort=1",
-            "training.round-timeout=5",
+            "training.round-timeout=60",
             'experiment.algorithms=["reptile"]',
             *over,
         ],
