@@ -1,7 +1,7 @@
 """A hospital's line to the coordinator: Flower's Fleet API over TLS, outgoing only, signed by the node's key.
 
 It speaks Flower's wire protocol itself and never asks for a run's app bundle, so that no code of the
-coordinator's reaches this machine. `tests/client/test_fleet.py` holds it against a real SuperLink.
+coordinator's reaches this machine. `tests/deploy` holds it against a real SuperLink.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Policy(Section):
     models: tuple[str, ...] = ("conv4", "mlp", "linear")
     secure_aggregation: Literal["required", "optional"] = "optional"
     """Whether this hospital's updates leave it only masked."""
-    min_cohort: Annotated[int, Field(ge=2)] = 3
+    min_cohort: Annotated[int, Field(ge=2)] = 2
     """Honest hospitals that any sum with this one's update must cover."""
     max_rounds: Count = 100_000
     """Rounds of one meta-training."""

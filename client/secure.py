@@ -15,6 +15,7 @@ from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from client.peers import peers_of
+from client.policy import policy_of
 from client.site import Node
 from client.vault import Vault
 from common import wire
@@ -146,7 +147,8 @@ def desk_of(node: Node) -> Desk | None:
         return None
     peers = peers_of(node.secrets / "peers.toml")
     identity = Identity((node.secrets / "identity.key").read_bytes())
-    member = Member(node.site, identity, peers.roster(node.site, identity), Policy())
+    demands = Policy(min_cohort=policy_of(node.policy_file).min_cohort)
+    member = Member(node.site, identity, peers.roster(node.site, identity), demands)
     return Desk(member, Vault(node.secrets / "vault.db"), required=False, learn=lambda _: member)
 
 

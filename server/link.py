@@ -1,7 +1,7 @@
 """A run over the real network: Flower's Grid on the coordinator's own SuperLink.
 
 The coordinator's process takes the run's task itself, so that it can show progress, be interrupted and go
-on; no app bundle is ever loaded. `tests/server/test_link.py` holds it against a real SuperLink.
+on; no app bundle is ever loaded. `tests/deploy` holds it against a real SuperLink.
 """
 
 from __future__ import annotations

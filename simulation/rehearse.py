@@ -115,9 +115,11 @@ def federation(
     stage.mkdir(parents=True, mode=0o700)
     rehearsal = Rehearsal(stage, hospitals, free_port())
     with ExitStack() as undo:
+        undo.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         undo.callback(shutil.rmtree, stage, ignore_errors=True)
         undo.callback(rehearsal.keep_logs, stage.parent / "logs")
         undo.callback(rehearsal.tear_down)
+        undo.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # an impatient second Ctrl-C
         rehearsal.set_up(config, progress)
         yield rehearsal
 
