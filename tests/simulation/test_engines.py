@@ -18,6 +18,7 @@ from server import evaluation
 from server.app import common_input_shape, initial_weights, meta_train
 from simulation.engines import run, workers_of
 from simulation.grid import NodeConfig
+from simulation.secrets import make_secrets
 
 
 def small() -> Config:
@@ -27,29 +28,44 @@ def small() -> Config:
     )
 
 
-def phi_on(engine: Engine, parent: Path, out: Path) -> torch.Tensor:
-    """Return phi after a meta-training on an engine."""
-    config = small()
+def phi_on(engine: Engine, parent: Path, out: Path) -> list[torch.Tensor]:
+    """Return phi after a meta-training on an engine, in plain and by secure aggregation."""
+    config, folders = small(), sorted(parent.iterdir())
+    keys = make_secrets(out / engine.name / "secrets", [one.name for one in folders])
 
-    def program(grid: Grid) -> torch.Tensor:
+    def program(grid: Grid) -> list[torch.Tensor]:
         sites = evaluation.describe(grid, config).all_of_them()
         initial = weights.pack(initial_weights(config, common_input_shape(sites.values())))
-        return meta_train(grid, config, "reptile", sites, initial, out / engine.name).phi
+        return [
+            meta_train(
+                grid, config, "reptile", sites, initial, out / engine.name / name, identities=identities
+            ).phi
+            for name, identities in (("plain", None), ("summed", keys))
+        ]
 
     places: list[NodeConfig] = [
-        {"site": one.name, "hospital": str(one), "device": "cpu", "threads": 1}
-        for one in sorted(parent.iterdir())
+        {
+            "site": one.name,
+            "hospital": str(one),
+            "device": "cpu",
+            "threads": 1,
+            "secrets": str(out / engine.name / "secrets" / one.name),
+        }
+        for one in folders
     ]
     return run(program, places, engine)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 def test_ray_ends_in_the_same_bits(table_hospitals: Callable[[int], Path], tmp_path: Path) -> None:
-    """The same seed gives the same phi, bit for bit, whichever engine computes it."""
+    """The same seed gives the same phi, bit for bit, whichever engine computes it, masked or not."""
     parent = table_hospitals(3)
     here = phi_on(Engine(name="inprocess", workers=1), parent, tmp_path)
     there = phi_on(Engine(name="ray", workers=2), parent, tmp_path)
-    assert torch.equal(here, there)
+    assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
+    plain, summed = here
+    assert not torch.equal(plain, summed)
+    assert torch.allclose(plain, summed, atol=1e-3)
 
 
 def test_without_ray_the_extra_is_named(
