@@ -15,7 +15,7 @@ from common.algorithms import ALGORITHMS, Algorithm
 from common.algorithms.algorithm import Predictor, fine_tune
 from common.cases import Cases
 from common.config import Config, load
-from common.initialise import learner_for
+from common.initialise import learner_for, learner_of_algorithm
 from common.inner_loop import InnerLoop
 from common.learner import Learner
 from common.weights import Weights
@@ -114,9 +114,10 @@ def test_judging_twice_is_judging_once(learner: Learner) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_figures_are_finite_and_shares_are_shares(learner: Learner, name: str) -> None:
-    """One figure per draw and per replicate, for every algorithm."""
-    found = Judge(ALGORITHMS[name], learner, PHI, USUAL, settings(), CLASSES).answer(ask())
+def test_figures_are_finite_and_shares_are_shares(name: str) -> None:
+    """One figure per draw and per replicate, for every algorithm with its own network."""
+    learner = learner_of_algorithm(settings(), name, (2,), torch.device("cpu"))
+    found = Judge(ALGORITHMS[name], learner, learner.initial, USUAL, settings(), CLASSES).answer(ask())
     assert found.left_out == ""
     assert 0 <= found.hurt <= 1
     assert 0 <= found.fell_back <= 1
