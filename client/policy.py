@@ -109,7 +109,7 @@ def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, 
     for algorithm in named:
         training = config.training_of(algorithm)
         _at_most(policy.max_rounds, max(training.rounds, instruction.server_round), "max-rounds")
-        _at_most(policy.max_steps, training.episodes * training.inner_steps, "max-steps")
+        _at_most(policy.max_steps, ALGORITHMS[algorithm].steps(training), "max-steps")
     if instruction.recipe:
         steps = wire.decode_recipe(instruction.recipe).steps
         _at_most(policy.max_steps, instruction.draws * steps, "max-steps")

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +199,9 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Leave no room at all."""
-        with (self._folder / "ballast").open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
-                return
+        with suppress(OSError), (self._folder / "ballast").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
 
     def make_room(self) -> None:
         """Give it 64 MiB."""

@@ -160,7 +160,7 @@ def pressed(process: subprocess.Popen[str]) -> str:
     while True:
         process.send_signal(signal.SIGINT)
         try:
-            return process.communicate(timeout=5)[1]
+            return process.communicate(timeout=60)[1]
         except subprocess.TimeoutExpired:
             continue
 
