@@ -26,6 +26,8 @@ NodeConfig = Mapping[str, str | int | float | bool]
 Settings = Callable[[], None]
 GRACE = 0.5
 """Seconds between two looks at whether the node is to stop while a worker computes."""
+PRELOADED = (__name__, "client.app", "torch._dynamo")
+"""What the fork server imports for all workers; PyTorch's optimisers need the last at their first step."""
 
 
 class WorkerError(Exception):
@@ -55,7 +57,7 @@ class Worker:
             return
         self.stop()
         server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload([__name__, "client.app"])
+        server.set_forkserver_preload(list(PRELOADED))
         self._pipe, theirs = server.Pipe()
         self._process = server.Process(target=_work, args=(theirs, dict(self.config), self.log), daemon=True)
         self._process.start()
