@@ -33,6 +33,10 @@ from server.roster import Roster
 logger = logging.getLogger("zamenis.server")
 LONGEST_RETRY = 10.0
 """Seconds between two tries to reach a SuperLink that is gone."""
+UNMASKED = (
+    "Secure aggregation is OFF: this coordinator will see every hospital's own update, from which images of "
+    "patients can be reconstructed. Hospitals whose policy requires it take no part."
+)
 DONE, CONFIG = "results.json", "config.toml"
 
 
@@ -115,9 +119,12 @@ def carry_out(
     """Begin or go on with `run` until its results stand; a SuperLink that is gone is waited for."""
     log_to(run.folder / "run.log")
     config = run.config
+    if config.secure_aggregation.where == "nowhere":
+        tell(UNMASKED)
     outcome = _through_outages(federation, run, config, progress, tell)
     found = results(config, outcome, command=command, workers=len(outcome.hospitals))
     found["engine"] = "deployed"
+    found["aggregation"] = "plain" if config.secure_aggregation.where == "nowhere" else "secure"
     write_text(run.folder / DONE, json.dumps(found, indent=1, allow_nan=False))
     write_report(found, run.folder / "report.html")
     write_events(found, run.folder / "tensorboard")

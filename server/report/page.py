@@ -17,12 +17,21 @@ YARDSTICK = "pooled"
 """Trains on all patients in one place: what sharing would gain, not something a federation may choose."""
 
 
+SEEN = {
+    "secure": ["Of the hospitals' updates the coordinator saw nothing but each round's sum."],
+    "plain": ["The coordinator saw every hospital's own update: secure aggregation was off."],
+}
+"""What a deployed run's coordinator saw."""
+
+
 def headline(results: Row) -> list[str]:
     """Return what the run found, in sentences: who leads where, the weakest hospital, what is certain."""
     board = Board.of(results.get("rows") or [], results["metric"])
+    seen = SEEN.get(results.get("aggregation", ""), [])
     if not board.cells and not results.get("left_out"):
         hospitals = len(results.get("hospitals") or [])
-        return [f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."]
+        told = f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."
+        return [told, *seen]
     if not board.cells:
         return ["Nothing could be measured; what was left out, and why, stands below."]
     said = [_leads(board, board.algorithms)]
@@ -32,7 +41,7 @@ def headline(results: Row) -> list[str]:
     differences = Board.of(results.get("differences") or [], board.metric)
     references = {row["reference"] for row in results.get("differences") or []}
     said += [_weakest(board), *(_certain(differences, reference) for reference in sorted(references))]
-    return [sentence[0].upper() + sentence[1:] for sentence in said if sentence]
+    return [sentence[0].upper() + sentence[1:] for sentence in [*said, *seen] if sentence]
 
 
 def _leads(board: Board, names: Collection[str]) -> str:
