@@ -8,7 +8,6 @@ metric-based algorithm's episode is one; what a second-order gradient costs on i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +53,23 @@ def steps_a_round(config: Config, name: str, others: int) -> int:
 def difference_table(results: dict[str, Any]) -> Table:
     """Return the first algorithm less each other, on average over the held-out hospitals."""
     mine = [row for row in results["mean_differences"] if row["metric"] == results["metric"]]
-    others: Sequence[str] = list(dict.fromkeys(row["algorithm"] for row in mine))
     reference = mine[0]["reference"] if mine else ""
-    title = TITLES.get(results["metric"], results["metric"])
+    metric = TITLES.get(results["metric"], results["metric"])
     table = Table(
-        title=f"{title}: {reference} less the others, mean over hospitals",
-        caption="paired on draws and test patients; 95 % interval",
+        title=f"{metric}: {reference} less the others, mean over hospitals",
+        caption="paired on draws and test patients; * certain",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("K", justify="right")
-    for name in others:
-        table.add_column(Text(name), no_wrap=True)
-    found = {(row["shot"], row["algorithm"]): row for row in mine}
-    for shot in sorted({row["shot"] for row in mine}):
-        table.add_row(str(shot), *(_cell(found.get((shot, name))) for name in others))
+    for column in ("K", "less", "difference", "95 % interval"):
+        table.add_column(column, justify="left" if column == "less" else "right")
+    for row in sorted(mine, key=lambda row: (row["shot"], row["algorithm"])):
+        low, high = row["ci_low"], row["ci_high"]
+        sure = "*" if low > 0 or high < 0 else ""
+        shown = (f"{row['mean']:+.3f}{sure}", f"{low:+.3f} to {high:+.3f}")
+        table.add_row(str(row["shot"]), Text(row["algorithm"]), *shown)
     return table
 
 
@@ -78,10 +77,3 @@ def budget_line(results: dict[str, Any]) -> str:
     """Return how many gradient steps each algorithm took without one hospital."""
     told = ", ".join(f"{name} {count:,}" for name, count in results["gradient_steps"].items())
     return f"Gradient steps of a meta-training: {told}." if told else ""
-
-
-def _cell(row: dict[str, Any] | None) -> Text:
-    if row is None:
-        return Text("-", style="dim")
-    shown = f"{row['mean']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-    return Text(shown, style="bold" if row["ci_low"] > 0 or row["ci_high"] < 0 else "")
