@@ -6,7 +6,7 @@ A simulated hospital has no such file and allows everything; a hospital's node d
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +48,7 @@ class Policy(Section):
     """Tell the coordinator in full why a message was refused; else only which rule it broke."""
 
 
+MOST_IN_A_LINE = 6
 GUARDED = """\
 # What this hospital lets a coordinator ask of it. Read anew for every message: no restart is needed.
 # What is not allowed here is refused, and the coordinator is told which key refused it.
@@ -71,11 +72,20 @@ explain = false            # true: refusals tell the coordinator column names an
 def guarded() -> str:
     """Return the policy that a hospital starts with, as the text of its file."""
     lists = {
-        "algorithms": ["fedavg", "fedprox", "local-only", "reptile"],
+        "algorithms": sorted(name for name, one in ALGORITHMS.items() if not one.pooled),
         "tasks": list(Policy().tasks),
         "models": list(Policy().models),
     }
-    return GUARDED.format(**{key: str(names).replace("'", '"') for key, names in lists.items()})
+    return GUARDED.format(**{key: _listed(names) for key, names in lists.items()})
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a TOML array, over several lines where it is long."""
+    quoted = [f'"{name}"' for name in names]
+    if len(quoted) <= MOST_IN_A_LINE:
+        return f"[{', '.join(quoted)}]"
+    lines = [quoted[at : at + MOST_IN_A_LINE] for at in range(0, len(quoted), MOST_IN_A_LINE)]
+    return "[\n" + "".join(f"    {', '.join(line)},\n" for line in lines) + "]"
 
 
 def policy_of(path: Path | None) -> Policy:
