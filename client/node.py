@@ -55,6 +55,7 @@ class Node:
     def run(self) -> None:
         """Work until `stopping` is set; whatever happens to the line, try again."""
         self._worker.start()
+        vault_of(self.home).tidy()
         retry = FIRST_RETRY
         try:
             while not self.stopping.is_set():
@@ -166,10 +167,15 @@ def desk_of(home: Home) -> Desk:
 
     return Desk(
         member(home.peers()),
-        Vault(home.state / "vault.db"),
+        vault_of(home),
         required=policy.secure_aggregation == "required",
         learn=lambda told: member(home.peers().learn(site, told)),
     )
+
+
+def vault_of(home: Home) -> Vault:
+    """Return where this hospital remembers what it masked."""
+    return Vault(home.state / "vault.db")
 
 
 def status_file(home: Home) -> Path:

@@ -52,7 +52,7 @@ def test_a_new_hospital_allows_every_federated_algorithm_and_only_masked_updates
 def test_what_is_too_much_is_refused_by_its_key(key: str, override: str, fields: dict[str, int]) -> None:
     """The refusal names the key of policy.toml and nothing else of the hospital."""
     with pytest.raises(PolicyError, match=key) as refused:
-        ask(new(), "train", load(None, [override]), **fields)  # type: ignore[arg-type]
+        ask(new(), "train", load(None, [override]), **fields)
     assert refused.value.key == key
 
 
