@@ -6,11 +6,11 @@ import time
 
 from cryptography import x509
 
-from client.coordinator import Coordinator, trouble_with_clock
+from client.coordinator import NOT_ADMITTED, Coordinator, trouble_with_clock
 from client.home import Home
 from client.peers import Peers
-from common.enrolment import RosterQuestion
-from common.errors import EnrolmentError
+from common.enrolment import Code, RosterQuestion
+from common.errors import EnrolmentError, EnrolmentRefused
 
 
 def ask(home: Home) -> Peers:
@@ -25,7 +25,12 @@ def ask(home: Home) -> Peers:
         time=time.time(),
         sign=home.keys().identity.sign,
     )
-    answer = Coordinator(settings.host, settings.port).roster(question, _authority(home))
+    try:
+        answer = Coordinator(settings.host, settings.port).roster(question, _authority(home))
+    except EnrolmentRefused as error:
+        if error.code != Code.UNKNOWN:
+            raise
+        raise EnrolmentError(compare_clocks(home) or NOT_ADMITTED) from error
     return home.peers().learn(settings.site, answer.identity_keys)
 
 

@@ -29,6 +29,10 @@ from common.names import origin
 
 PATIENCE = 30.0
 """Seconds to wait for a connection, and for each part of an answer."""
+NOT_ADMITTED = (
+    "the coordinator does not admit this hospital: it was revoked, or it is unknown there. "
+    "Ask the coordinator; a new token is for a new folder."
+)
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_NAME = (62, 64)
 """OpenSSL's verification errors (x509_vfy.h); 62 is about a name, 64 about an IP address."""

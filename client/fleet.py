@@ -35,6 +35,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.coordinator import NOT_ADMITTED
 from common import transport
 from common.errors import WireError, ZamenisError
 
@@ -44,11 +45,6 @@ logger = logging.getLogger("zamenis.node")
 PATIENCE = 10.0
 """Flower's shortest heartbeat interval in seconds; it calls a node offline after twice that."""
 
-
-NOT_ADMITTED = (
-    "the coordinator does not admit this hospital: it was revoked, or it is unknown there. "
-    "Ask the coordinator; a new token is for a new folder."
-)
 UNAUTHORIZED = 401
 SERVER_ERROR = 500
 """From this status on it is the coordinator that has trouble."""

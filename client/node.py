@@ -26,7 +26,7 @@ from client.secure import Desk
 from client.vault import Vault
 from client.worker import NodeConfig, Worker, WorkerError
 from common import wire
-from common.errors import ZamenisError
+from common.errors import ConfigError, ZamenisError
 from common.files import write_text
 from common.secagg import numbers
 from common.secagg.site import Member
@@ -144,6 +144,10 @@ class Node:
         """Return why this node may not work now, or nothing."""
         if self.home.paused:
             return "paused"
+        try:
+            policy_of(self.home.policy)
+        except ConfigError as error:
+            return f"nothing is allowed: {error}"
         hours = self.home.settings.hours
         return "" if opens(hours, datetime.now().time()) else f"outside its hours, {hours}"
 

@@ -199,10 +199,12 @@ def run(
 ) -> None:
     """Meta-train with the hospitals that are connected, and report."""
     from common import config as configuration
+    from server.control import Control
     from server.runs import new_run
 
     federation = Federation.load(directory)
     loaded = configuration.load(config, set_ or [])
+    Control(federation).nodes()  # nothing is begun while the service is down
     begun = new_run(federation, loaded)
     _carry_out(federation, begun.name)
 

@@ -17,6 +17,7 @@ from client.enrol import join
 from client.home import Home
 from client.node import WAITING, Node, State, state_of
 from common import service
+from tests.deploy.stage import until
 from tests.enrolling import Coordinator, coordinator, listening
 
 
@@ -61,15 +62,26 @@ def test_a_clock_that_is_off_is_told_from_being_revoked(tmp_path: Path, off: flo
         home = joined(there, tmp_path / "node", port)
         late[0] = off
         with running(home):
-            deadline = time.monotonic() + 60
-            while state_of(home).state != WAITING:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(lambda: state_of(home).state == WAITING)
             assert words in state_of(home).why
             shown = CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
     assert f"node           {WAITING}\nbecause        {state_of_line(shown)}" in shown
     assert words in state_of_line(shown)
     assert state_of(home) == State("stopped")
+
+
+def test_a_mistake_in_the_policy_is_told_until_it_is_mended(tmp_path: Path) -> None:
+    """The node takes no part meanwhile, and needs no restart."""
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "node", port)
+        right = home.policy.read_text()
+        with running(home):
+            until(lambda: state_of(home).state == WAITING)
+            home.policy.write_text(right.replace("max-rounds = 1000", "max-rounds = ten"))
+            until(lambda: "nothing is allowed: policy.toml: not valid TOML" in state_of(home).state)
+            home.policy.write_text(right)
+            until(lambda: state_of(home).state == WAITING)
 
 
 def state_of_line(shown: str) -> str:
@@ -91,6 +103,9 @@ def test_confirming_asks_for_what_others_read_out(tmp_path: Path) -> None:
         digest = told.split("Digest of this roster: ")[1].splitlines()[0]
         assert digest == there.roster.digest
         right = CliRunner().invoke(app, command, input=f"{digest}\n")
+        there.roster.revoke("st-anna", now=time.time())
+        revoked = CliRunner().invoke(app, ["roster", "--dir", str(anna.directory)])
+    assert "it was revoked, or it is unknown there" in str(revoked.exception)
     assert right.exit_code == 0
     assert olaf.fingerprint in right.output
     assert "Confirmed: st-olaf." in right.output
