@@ -1,4 +1,4 @@
-"""Getting to know the other hospitals: asking the coordinator who they are; operators confirm them."""
+"""What a node asks the coordinator beside its line: who the other hospitals are, and what time it is."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 
 from cryptography import x509
 
-from client.coordinator import Coordinator
+from client.coordinator import NOT_ADMITTED, Coordinator, trouble_with_clock
 from client.home import Home
 from client.peers import Peers
-from common.enrolment import RosterQuestion
+from common.enrolment import Code, RosterQuestion
+from common.errors import EnrolmentError, EnrolmentRefused
 
 
 def ask(home: Home) -> Peers:
@@ -24,6 +25,28 @@ def ask(home: Home) -> Peers:
         time=time.time(),
         sign=home.keys().identity.sign,
     )
-    ca = x509.load_pem_x509_certificate(home.ca.read_bytes())
-    answer = Coordinator(settings.host, settings.port).roster(question, ca)
+    try:
+        answer = Coordinator(settings.host, settings.port).roster(question, _authority(home))
+    except EnrolmentRefused as error:
+        if error.code != Code.UNKNOWN:
+            raise
+        raise EnrolmentError(compare_clocks(home) or NOT_ADMITTED) from error
     return home.peers().learn(settings.site, answer.identity_keys)
+
+
+def compare_clocks(home: Home) -> str:
+    """Return by how much this machine's clock is off the coordinator's; nothing where it is near or unknown.
+
+    The coordinator refuses a signature for the wrong time just as it refuses a hospital that was revoked.
+    """
+    coordinator = Coordinator(home.settings.host, home.settings.port)
+    try:
+        before = time.time()
+        theirs = coordinator.greeting(_authority(home)).time
+    except EnrolmentError:
+        return ""
+    return trouble_with_clock(theirs, before, time.time())
+
+
+def _authority(home: Home) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(home.ca.read_bytes())

@@ -11,11 +11,10 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from client.enrol import join as enrol
 from client.home import Home
+from client.peers import Peers
 from common import service, terminal
 from common.errors import ConfigError
 from common.identity import fingerprint
@@ -45,8 +44,10 @@ def join(
     console.print(
         f"[green]✓[/] {joined.settings.site} has joined {joined.settings.federation}.", highlight=False
     )
-    console.print(f"  Keys, policy.toml and logs are in {folder}. Next: cd {folder}", highlight=False)
-    console.print("  and zamenis-hospital register FOLDER --label NAME", highlight=False)
+    terminal.plain(f"  Its keys, policy.toml and logs are in {folder}. Next: cd {folder}; then")
+    terminal.plain("  zamenis-hospital register FOLDER --label NAME")
+    terminal.plain("  zamenis-hospital start")
+    terminal.plain("  zamenis-hospital confirm     once every hospital has joined; at the telephone")
 
 
 @app.command()
@@ -57,7 +58,7 @@ def register(
     labels: Annotated[Path | None, typer.Option(help="The labels' CSV; default FOLDER/labels.csv.")] = None,
     state: Annotated[
         Path | None,
-        typer.Option(help="Where this node keeps its cache and secrets of FOLDER; default inside it."),
+        typer.Option(help="Where this node keeps its cache and secret of FOLDER; default: its own folder."),
     ] = None,
     image_size: Annotated[int, typer.Option(help="Image size in pixels to prepare.")] = 64,
     directory: Directory = HERE,
@@ -102,15 +103,13 @@ def data(directory: Directory = HERE) -> None:
     if not home.settings.data:
         console.print("Nothing is registered; zamenis-hospital register FOLDER --label NAME.")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("label", "classes", "cases", "patients", "left out", "folder"):
-        table.add_column(column)
+    rows = []
     for entry in home.settings.data:
         census = census_of(entry)
         counts = ", ".join(f"{name} {count}" for name, count in census.per_class.items())
         cells = (entry.label, counts, census.accepted, census.patients, sum(census.refused.values()))
-        table.add_row(*(Text(str(cell)) for cell in cells), Text(entry.folder, overflow="fold"))
-    console.print(table)
+        rows.append([*map(str, cells), entry.folder])
+    terminal.table(("label", "classes", "cases", "patients", "left out", "folder"), rows)
 
 
 @app.command()
@@ -146,7 +145,9 @@ def start(
         console.print(f"[green]✓[/] {home.settings.site} is running (process {pid}).", highlight=False)
         console.print("  zamenis-hospital status tells how it is; its log is logs/node.log.", highlight=False)
         if not home.settings.data:
-            console.print("  Nothing is registered yet: zamenis-hospital register FOLDER --label NAME")
+            terminal.plain("  Nothing is registered yet: zamenis-hospital register FOLDER --label NAME")
+        if unconfirmed := _unconfirmed(home.peers()):
+            terminal.plain(f"  Not confirmed yet: {unconfirmed}. zamenis-hospital confirm")
 
 
 @app.command()
@@ -168,18 +169,23 @@ def status(directory: Directory = HERE) -> None:
 
     home = Home.load(directory)
     running = service.status(folder=home.directory, name=SERVICE)
-    told = state_of(home) if running else "not running; zamenis-hospital start"
+    told, peers = state_of(home), home.peers()
+    unconfirmed = _unconfirmed(peers)
     lines = {
         "hospital": home.settings.site,
         "federation": f"{home.settings.federation} at {home.settings.host}:{home.settings.port}",
-        "node": told,
-        "fingerprint": home.fingerprint,
+        "node": told.state if running else "not running; zamenis-hospital start",
+        "because": told.why if running else "",
+        "answered": f"{told.answered} messages since it started" if running else "",
         "data": ", ".join(sorted({entry.label for entry in home.settings.data})) or "nothing registered",
         "hours": home.settings.hours or "any",
+        "others": ", ".join(sorted(peers.pinned)) or "nobody known; zamenis-hospital roster asks",
+        "not confirmed": f"{unconfirmed}; zamenis-hospital confirm" if unconfirmed else "",
+        "fingerprint": home.fingerprint,
     }
-    width = max(map(len, lines))
     for name, value in lines.items():
-        console.print(f"{name:<{width}}  {value}", highlight=False, markup=False, soft_wrap=True)
+        if value:
+            terminal.plain(f"{name:<13}  {value}")
 
 
 @app.command()
@@ -189,33 +195,30 @@ def roster(directory: Directory = HERE) -> None:
 
     home = Home.load(directory)
     peers = ask(home)
-    site = home.settings.site
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("hospital", "", "fingerprint"):
-        table.add_column(column)
-    table.add_row(Text(site), "this one", Text(home.fingerprint, overflow="fold"))
-    for name, peer in sorted(peers.pinned.items()):
-        told = "confirmed" if peer.confirmed else "not confirmed"
-        table.add_row(Text(name), told, Text(fingerprint(peer.public), overflow="fold"))
-    console.print(table)
-    digest = peers.roster(site, home.identity).digest()
-    console.print(f"Digest of this roster: {digest}", highlight=False, soft_wrap=True)
-    if not all(peer.confirmed for peer in peers.pinned.values()):
-        console.print("Compare it with the other hospitals, not through the coordinator; then")
-        console.print("zamenis-hospital confirm DIGEST", highlight=False)
+    _show(home, peers)
+    if _unconfirmed(peers):
+        terminal.plain("Compare the digest with the other hospitals, not through the coordinator; then")
+        terminal.plain("zamenis-hospital confirm")
 
 
 @app.command()
 def confirm(
-    digest: Annotated[list[str], typer.Argument(help="The digest that the other hospitals read out.")],
+    digest: Annotated[
+        list[str] | None, typer.Argument(help="The digest that the other hospitals read out; default: asked.")
+    ] = None,
     directory: Directory = HERE,
 ) -> None:
-    """Confirm the other hospitals' keys: their operators see the same digest."""
+    """Confirm the other hospitals' keys: their operators, asked by telephone, see the same digest."""
     from client.acquaintance import ask
 
     home = Home.load(directory)
-    ask(home).confirm(home.settings.site, home.identity, " ".join(digest))
-    console.print("[green]✓[/] Every hospital of this roster is confirmed.")
+    peers = ask(home)
+    if not digest:
+        _show(home, peers)
+        digest = [typer.prompt("The digest that another hospital reads out to you, not this one's own")]
+    peers.confirm(home.settings.site, home.identity, " ".join(digest))
+    names = ", ".join(sorted(peers.pinned)) or "nobody; there is no other hospital yet"
+    console.print(f"[green]✓[/] Confirmed: {names}.", highlight=False)
 
 
 @app.command()
@@ -230,6 +233,22 @@ def unpause(directory: Directory = HERE) -> None:
     """Take part again."""
     Home.load(directory).unpause()
     console.print("[green]✓[/] Takes part again.")
+
+
+def _show(home: Home, peers: Peers) -> None:
+    """Print every hospital with its fingerprint, and the digest of them all."""
+    site = home.settings.site
+    rows = [(site, "this one", home.fingerprint)]
+    for name, peer in sorted(peers.pinned.items()):
+        told = "confirmed" if peer.confirmed else "not confirmed"
+        rows.append((name, told, fingerprint(peer.public)))
+    terminal.table(("hospital", "", "fingerprint"), rows)
+    terminal.plain(f"Digest of this roster: {peers.roster(site, home.identity).digest()}")
+
+
+def _unconfirmed(peers: Peers) -> str:
+    """Return the names of the hospitals whose keys nobody has compared."""
+    return ", ".join(name for name, peer in sorted(peers.pinned.items()) if not peer.confirmed)
 
 
 def _serve(home: Home) -> None:

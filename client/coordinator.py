@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from common.enrolment import (
+    CLOCK_TOLERANCE,
     ENROL_PATH,
     GREETING_PATH,
     MAX_ANSWER,
@@ -28,6 +29,10 @@ from common.names import origin
 
 PATIENCE = 30.0
 """Seconds to wait for a connection, and for each part of an answer."""
+NOT_ADMITTED = (
+    "the coordinator does not admit this hospital: it was revoked, or it is unknown there. "
+    "Ask the coordinator; a new token is for a new folder."
+)
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _OTHER_NAME = (62, 64)
 """OpenSSL's verification errors (x509_vfy.h); 62 is about a name, 64 about an IP address."""
@@ -40,12 +45,9 @@ class Coordinator:
         self._host = host
         self._origin = origin(host, port)
 
-    def greeting(self) -> Greeting:
-        """Return what whoever answers there says; nothing of it is to be trusted yet."""
-        anybody = ssl.create_default_context()
-        anybody.check_hostname = False
-        anybody.verify_mode = ssl.CERT_NONE
-        status, body = self._request("GET", GREETING_PATH, anybody)
+    def greeting(self, ca: x509.Certificate | None = None) -> Greeting:
+        """Return what whoever answers there says; without `ca`, nothing of it is to be trusted yet."""
+        status, body = self._request("GET", GREETING_PATH, _trusting(ca) if ca else _believing_anybody())
         if status != httpx.codes.OK:
             raise self._stranger(status)
         try:
@@ -129,6 +131,24 @@ class Coordinator:
             f"{self._origin} answers (HTTP {status}), but not as a Zamenis coordinator does. "
             "Ask the coordinator whether the token's address is right."
         )
+
+
+def trouble_with_clock(theirs: float, before: float, after: float) -> str:
+    """Return by how much every moment from `before` to `after` is off `theirs`; nothing where one is near."""
+    ahead = before - theirs if before > theirs else min(after - theirs, 0.0)
+    if abs(ahead) <= CLOCK_TOLERANCE:
+        return ""
+    return (
+        f"this machine's clock is {abs(ahead):.0f} seconds {'ahead of' if ahead > 0 else 'behind'} the "
+        f"coordinator's; {CLOCK_TOLERANCE:.0f} are allowed. Set both by a time server (NTP)."
+    )
+
+
+def _believing_anybody() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _trusting(ca: x509.Certificate) -> ssl.SSLContext:

@@ -21,10 +21,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from client.coordinator import Coordinator
+from client.coordinator import Coordinator, trouble_with_clock
 from client.home import Home, Keys, NodeSettings, is_home
 from client.policy import guarded
-from common.enrolment import CLOCK_TOLERANCE, Application, Code, Welcome
+from common.enrolment import Application, Code, Welcome
 from common.errors import EnrolmentError, EnrolmentPending, EnrolmentRefused
 from common.files import fresh_folder, write_text
 from common.identity import fingerprint
@@ -100,18 +100,9 @@ def _recognise(coordinator: Coordinator, invitation: Invitation, clock: Clock) -
             f"the coordinator speaks protocol {greeting.protocol}, this node {PROTOCOL}; "
             "install the same version of Zamenis on both."
         )
-    _compare_clocks(greeting.time, before, after)
+    if trouble := trouble_with_clock(greeting.time, before, after):
+        raise EnrolmentError(trouble)
     return ca
-
-
-def _compare_clocks(theirs: float, before: float, after: float) -> None:
-    """Raise where no moment between `before` and `after`, by this clock, is near enough to `theirs`."""
-    ahead = before - theirs if before > theirs else min(after - theirs, 0.0)
-    if abs(ahead) > CLOCK_TOLERANCE:
-        raise EnrolmentError(
-            f"this machine's clock is {abs(ahead):.0f} seconds {'ahead of' if ahead > 0 else 'behind'} the "
-            f"coordinator's; {CLOCK_TOLERANCE:.0f} are allowed. Set both by a time server (NTP)."
-        )
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from client.coordinator import NOT_ADMITTED
 from common import transport
 from common.errors import WireError, ZamenisError
 
@@ -44,10 +45,6 @@ logger = logging.getLogger("zamenis.node")
 PATIENCE = 10.0
 """Flower's shortest heartbeat interval in seconds; it calls a node offline after twice that."""
 
-
-NOT_ADMITTED = (
-    "the coordinator does not admit this hospital: it has not been accepted yet, or it was revoked."
-)
 UNAUTHORIZED = 401
 SERVER_ERROR = 500
 """From this status on it is the coordinator that has trouble."""
@@ -97,9 +94,7 @@ class Fleet:
         try:
             try:
                 found = _ask(self._client.ActivateNode, wanted)
-            except (
-                UnwantedError
-            ):  # it was killed and still counts as online, or the coordinator does not know it
+            except UnwantedError:  # it was killed and still counts as online, or it is not known there
                 self._sign_off()
                 found = _ask(self._client.ActivateNode, wanted)
         except UnwantedError as error:
@@ -215,12 +210,15 @@ def _ask(call: Callable[[Request], Answer], request: Request) -> Answer:
         if status == UNAUTHORIZED:
             raise NotAdmittedError(NOT_ADMITTED) from error
         if status >= SERVER_ERROR:
-            raise LineError(f"the coordinator is not ready (status {status}).") from error
+            raise LineError(f"the coordinator is not ready (status {status}); it may be starting.") from error
         raise UnwantedError(f"the coordinator declined (status {status}).") from error
     except httpx.HTTPError as error:
         if "certificate" in str(error).lower():
             raise LineError(
                 "what answers at the coordinator's address does not show this federation's certificate; "
-                "somebody may be between, or the coordinator's address has changed."
+                "somebody may be between, or the coordinator's address has changed. Tell the coordinator."
             ) from error
-        raise LineError(f"the coordinator cannot be reached ({type(error).__name__}).") from error
+        raise LineError(
+            f"the coordinator cannot be reached ({type(error).__name__}). It is down, or this network "
+            "lets no connection out to it."
+        ) from error

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from client.fleet import Fleet, UnusableError
+from client.acquaintance import compare_clocks
+from client.fleet import Fleet, NotAdmittedError, UnusableError
 from client.home import Home
 from client.hours import opens
 from client.peers import Peers
@@ -25,7 +26,7 @@ from client.secure import Desk
 from client.vault import Vault
 from client.worker import NodeConfig, Worker, WorkerError
 from common import wire
-from common.errors import ZamenisError
+from common.errors import ConfigError, ZamenisError
 from common.files import write_text
 from common.secagg import numbers
 from common.secagg.site import Member
@@ -35,6 +36,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 2.0
 """Seconds between two looks for a message; a tenth of the time since the last one, within these."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds until a lost line is tried again, doubling."""
+WAITING = "waiting to try again"
 ASLEEP = 5.0
 """Seconds between two looks at whether the node may work again."""
 
@@ -54,6 +56,7 @@ class Node:
 
     def run(self) -> None:
         """Work until `stopping` is set; whatever happens to the line, try again."""
+        self._tell("starting")
         self._worker.start()
         vault_of(self.home).tidy()
         retry = FIRST_RETRY
@@ -68,6 +71,8 @@ class Node:
                         retry = FIRST_RETRY
                         self._tell("connected")
                         self._serve(line)
+                except NotAdmittedError as error:
+                    retry = self._wait(retry, compare_clocks(self.home) or str(error))
                 except ZamenisError as error:
                     retry = self._wait(retry, str(error))
                 except Exception:
@@ -79,7 +84,7 @@ class Node:
 
     def _wait(self, retry: float, why: str) -> float:
         """Wait before the line is tried again; return how long to wait the next time."""
-        self._tell(f"waiting: {why}")
+        self._tell(WAITING, why)
         self.stopping.wait(retry)
         return min(2 * retry, LAST_RETRY)
 
@@ -140,16 +145,20 @@ class Node:
         """Return why this node may not work now, or nothing."""
         if self.home.paused:
             return "paused"
+        try:
+            policy_of(self.home.policy)
+        except ConfigError as error:
+            return f"nothing is allowed: {error}"
         hours = self.home.settings.hours
         return "" if opens(hours, datetime.now().time()) else f"outside its hours, {hours}"
 
-    def _tell(self, state: str) -> None:
+    def _tell(self, state: str, why: str = "") -> None:
         """Write what `status` shows; a full disk does not stop a node."""
-        told = {"state": state, "answered": self._answered, "worker": self._worker.pid}
+        told = {"state": state, "why": why, "answered": self._answered, "worker": self._worker.pid}
         if told == self._told:
             return
-        if state != self._told.get("state"):
-            logger.info("%s", state)
+        if (state, why) != (self._told.get("state"), self._told.get("why")):
+            logger.info("%s%s", state, f": {why}" if why else "")
         self._told = told
         try:
             write_text(status_file(self.home), json.dumps(told | {"time": time.time()}))
@@ -183,13 +192,24 @@ def status_file(home: Home) -> Path:
     return home.state / "node.json"
 
 
-def state_of(home: Home) -> str:
+@dataclass(frozen=True)
+class State:
+    """How a running node said it is."""
+
+    state: str
+    why: str = ""
+    """What it waits for, and what to do about it."""
+    answered: int = 0
+    """Messages since it started."""
+
+
+def state_of(home: Home) -> State:
     """Return how a running node said it is."""
     try:
         told = json.loads(status_file(home).read_text(encoding="utf-8"))
-        return f"{told['state']}, {told['answered']} messages answered since it started"
+        return State(told["state"], told["why"], told["answered"])
     except (OSError, ValueError, KeyError):
-        return "starting"
+        return State("starting")
 
 
 def config_of(home: Home) -> NodeConfig:

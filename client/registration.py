@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from client.dataset import Census, Progress, open_hospital
@@ -37,8 +38,9 @@ def register(
 ) -> Registration:
     """Read `folder`, write its quarantine report, and add it to the node's data (or renew its entry).
 
-    Without `classes`, the label's own values are taken, in order. Raises DataError where the folder
-    cannot be used; then nothing is registered.
+    Without `state`, the folder's cache and secret lie where they did, or in the node's own folder: the
+    data may be read-only. Without `classes`, the label's own values are taken, in order. Raises DataError
+    where the folder cannot be used; then nothing is registered.
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
@@ -49,7 +51,7 @@ def register(
             f"{folder}: {label} has {len(found)} distinct values; 2 to {MOST_CLASSES} can be classes. "
             "Name another label, or the classes with --classes."
         )
-    private = (state or folder / ".zamenis").expanduser().resolve()
+    private = state.expanduser().resolve() if state else _state_of(home, folder)
     data, task = Data(image_size=image_size), Task(label=label, classes=found)
     hospital = open_hospital(folder, data, task, state=private, labels=labels, progress=progress)
     entry = Registered(
@@ -79,6 +81,20 @@ def forget(home: Home, folder: Path) -> None:
     if len(kept) == len(home.settings.data):
         raise ConfigError(f"{folder}: is not registered; zamenis-hospital data lists what is.")
     _write(home, kept)
+
+
+def _state_of(home: Home, folder: Path) -> Path:
+    """Return where a folder's cache and secret lie: where they are already, else in the node's own folder.
+
+    A folder keeps its secret, so that its patients stay split as they are.
+    """
+    known = {one.folder: one.state for one in home.settings.data}
+    if str(folder) in known:
+        return Path(known[str(folder)])
+    own = folder / ".zamenis"
+    if own.is_dir():
+        return own
+    return home.state / "data" / sha256(str(folder).encode()).hexdigest()[:16]
 
 
 def _write(home: Home, data: tuple[Registered, ...]) -> None:

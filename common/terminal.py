@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import typer
 from rich.console import Console
@@ -51,6 +51,20 @@ def run(app: typer.Typer, *, interrupted: str) -> None:
         raise
 
 
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns; no line is broken, so that what stands in a cell can be copied whole."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        plain("  ".join(cells).rstrip())
+
+
+def plain(words: str) -> None:
+    """Print a line as it is, unbroken."""
+    console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
 class ConsoleProgress:
     """Progress bars for the phases of a run."""
 
@@ -78,7 +92,7 @@ class ConsoleProgress:
 
     def note(self, words: str) -> None:
         """Show a line above the bars."""
-        self._bars.console.print(words, markup=False, highlight=False, soft_wrap=True)
+        plain(words)
 
     def counter(self, name: str) -> Callable[[int, int], None]:
         """Return what takes (done, total) as a phase goes on."""

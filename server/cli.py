@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from common import service, terminal
-from common.errors import ConfigError, LinkError
+from common.errors import ConfigError, LinkError, ServiceError
 from common.terminal import ConsoleProgress, console
 from server.federation import Federation
 from server.federation import found as found_federation
@@ -56,14 +54,19 @@ def found(
     federation = found_federation(folder, name=name, host=host, port=port, approval=approval)
     console.print(f"[green]✓[/] {federation.name} is founded in {folder}.", highlight=False)
     console.print(f"  Its certificate is for {host} and ends {federation.certificate_ends():%Y-%m-%d}.")
-    console.print(f"  Next: cd {folder}, zamenis-coordinator start, and admit HOSPITAL.", highlight=False)
+    terminal.plain(f"  Next: cd {folder}; then")
+    terminal.plain("  zamenis-coordinator start")
+    terminal.plain("  zamenis-coordinator admit HOSPITAL     once for each")
 
 
 @app.command()
 def renew(directory: Directory = HERE) -> None:
     """Renew the server's certificate; hospitals notice nothing. Restart the coordinator afterwards."""
     ends = Federation.load(directory).renew()
-    console.print(f"[green]✓[/] The certificate now ends {ends:%Y-%m-%d}; stop and start.")
+    console.print(f"[green]✓[/] The certificate now ends {ends:%Y-%m-%d}.", highlight=False)
+    terminal.plain(
+        "  It is shown from the next start on: zamenis-coordinator stop; zamenis-coordinator start"
+    )
 
 
 @app.command()
@@ -98,9 +101,7 @@ def revoke(
         try:
             Control(federation).unregister(entry.node_id)
         except LinkError:
-            console.print(
-                "  The coordinator is not running; it will refuse the hospital from its next start."
-            )
+            terminal.plain("  The service is not running; it refuses the hospital from its next start on.")
     console.print(f"[green]✓[/] {hospital} is revoked.", highlight=False)
 
 
@@ -135,14 +136,12 @@ def roster(directory: Directory = HERE) -> None:
     federation = Federation.load(directory)
     known = Roster(federation.roster)
     seen = _last_seen(federation)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("hospital", "status", "last seen", "fingerprint"):
-        table.add_column(column)
-    for entry in known.entries():
-        told = (entry.hospital, str(entry.status), seen.get(entry.node_id, "-"), entry.fingerprint or "-")
-        table.add_row(*(Text(cell, overflow="fold") for cell in told))
-    console.print(table)
-    console.print(f"Digest of this roster: {known.digest}", highlight=False, soft_wrap=True)
+    rows = [
+        (entry.hospital, str(entry.status), seen.get(entry.node_id, "-"), entry.fingerprint or "-")
+        for entry in known.entries()
+    ]
+    terminal.table(("hospital", "status", "last seen", "fingerprint"), rows)
+    terminal.plain(f"Digest of this roster: {known.digest}")
 
 
 @app.command()
@@ -200,10 +199,12 @@ def run(
 ) -> None:
     """Meta-train with the hospitals that are connected, and report."""
     from common import config as configuration
+    from server.control import Control
     from server.runs import new_run
 
     federation = Federation.load(directory)
     loaded = configuration.load(config, set_ or [])
+    Control(federation).nodes()  # nothing is begun while the service is down
     begun = new_run(federation, loaded)
     _carry_out(federation, begun.name)
 
@@ -222,15 +223,13 @@ def runs(directory: Directory = HERE) -> None:
     """List the runs."""
     from server.runs import all_runs
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("run", "state", "algorithms", "hospitals", "rounds"):
-        table.add_column(column)
+    rows = []
     for one in all_runs(Federation.load(directory)):
         config = one.config
         state = "finished" if one.finished else "unfinished"
-        cells = (one.name, state, ", ".join(config.experiment.algorithms), ", ".join(one.hospitals))
-        table.add_row(*(Text(cell, overflow="fold") for cell in cells), str(config.training.rounds))
-    console.print(table)
+        named, hospitals = ", ".join(config.experiment.algorithms), ", ".join(one.hospitals)
+        rows.append((one.name, state, str(config.training.rounds), named, hospitals))
+    terminal.table(("run", "state", "rounds", "algorithms", "hospitals"), rows)
 
 
 @app.command()
@@ -319,25 +318,31 @@ def _serve(federation: Federation) -> None:
         serve(federation)
 
 
-def _wait_until_ready(federation: Federation) -> None:
-    """Wait until the service answers. Raises ConfigError where it ends instead, with its log's name."""
+def _wait_until_ready(federation: Federation, patience: float = service.STARTING) -> None:
+    """Wait until the service answers. ServiceError where it ends, or does not answer in time."""
     from server.control import Control
 
-    control = Control(federation)
+    control, log = Control(federation), federation.logs / f"{SERVICE}.log"
+    deadline = time.monotonic() + patience
     while True:
         try:
             control.nodes()
         except LinkError:
-            if not service.status(folder=federation.directory, name=SERVICE):
-                log = federation.logs / f"{SERVICE}.log"
-                raise ConfigError(f"the service ended as it started; {log} says why.") from None
+            running = service.status(folder=federation.directory, name=SERVICE)
+            if not running:
+                raise ServiceError(f"the service ended as it started; {log} says why.") from None
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"the service runs as process {running} and does not answer after {patience:.0f} seconds;"
+                    f" {log} may say why. zamenis-coordinator stop ends it."
+                ) from None
             time.sleep(0.1)
         else:
             return
 
 
 def _seconds(duration: str) -> int:
-    found = re.fullmatch(r"(\d+)([mhdw])", duration)
+    found = re.fullmatch(r"(\d+)([mhdw])", duration, re.ASCII)
     if not found or not int(found[1]):
         raise ConfigError(f"--expires {duration}: must read like 30m, 12h, 7d or 2w.")
     return int(found[1]) * UNITS[found[2]]

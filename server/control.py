@@ -64,8 +64,7 @@ class Control:
 
     def register(self, node_key: bytes) -> int:
         """Return the node id of the node whose public key (DER) may connect from now on."""
-        key = load_der_public_key(node_key)
-        pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        pem = pem_of(node_key)
         known = {node.public_key: node.node_id for node in self.nodes() if node.status != "unregistered"}
         return known.get(pem) or asked(self._client.RegisterNode, RegisterNodeRequest(public_key=pem)).node_id
 
@@ -87,6 +86,11 @@ class Control:
     def stop_run(self, run_id: int) -> None:
         """End a run; nodes drop what they still do for it."""
         asked(self._client.StopRun, StopRunRequest(run_id=run_id))
+
+
+def pem_of(node_key: bytes) -> bytes:
+    """Return a node's public key (DER) as Flower keeps it."""
+    return load_der_public_key(node_key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import uvicorn
 from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from flwr.server.superlink.linkstate import LinkState
+from flwr.supercore.constant import NodeStatus
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
 from flwr.superlink.main import create_app
@@ -24,8 +26,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import wire
 from common.enrolment import ENROL_PATH, GREETING_PATH, MAX_APPLICATION, ROSTER_PATH
-from server.control import SECRET_HEADER, Control
+from server.control import SECRET_HEADER, Control, pem_of
 from server.enrolment import Enrolment
+from server.entry import Status
 from server.federation import Federation
 from server.roster import Roster
 
@@ -136,10 +139,27 @@ def application(federation: Federation) -> ASGIApp:
         isolation=ISOLATION_MODE_PROCESS,
         runtime_dependency_install=False,
     )
-    superlink = create_app(config, SuperLinkLifespan)
-    register = Control(federation).register
-    enrolment = Enrolment(federation, Roster(federation.roster), wire.PROTOCOL, register)
+    roster = Roster(federation.roster)
+
+    class Lifespan(SuperLinkLifespan):
+        """Flower's, which before it serves anybody lets go whom the roster has let go meanwhile."""
+
+        def startup(self) -> None:
+            super().startup()
+            let_go(self.state_factory.state(), roster)
+
+    superlink = create_app(config, Lifespan)
+    enrolment = Enrolment(federation, roster, wire.PROTOCOL, Control(federation).register)
     return Guard(superlink, enrolment, federation.control_secret.read_bytes())
+
+
+def let_go(state: LinkState, roster: Roster) -> None:
+    """Unregister every node whose hospital is not enrolled: revoked while the service was down, say."""
+    kept = {pem_of(entry.node_key) for entry in roster.entries() if entry.status is Status.ENROLLED}
+    for node in state.get_node_info(statuses=[NodeStatus.REGISTERED, NodeStatus.ONLINE, NodeStatus.OFFLINE]):
+        if node.public_key not in kept:
+            state.delete_node(owner_aid=node.owner_aid, node_id=node.node_id)
+            logger.info("node %d is of no enrolled hospital, and is let go", node.node_id)
 
 
 def serve(federation: Federation, *, started: Callable[[], None] = lambda: None) -> None:

@@ -25,7 +25,7 @@ from server.experiment.conduct import Outcome, Progress, conduct
 from server.experiment.results import results
 from server.federation import Federation
 from server.link import open_run
-from server.logs import log_to
+from server.logs import Aloud, log_to
 from server.report.events import write_events
 from server.report.page import write_report
 from server.roster import Roster
@@ -118,6 +118,7 @@ def carry_out(
 ) -> Mapping[str, Any]:
     """Begin or go on with `run` until its results stand; a SuperLink that is gone is waited for."""
     log_to(run.folder / "run.log")
+    logging.getLogger("zamenis").addHandler(Aloud(tell))
     config = run.config
     if config.secure_aggregation.where == "nowhere":
         tell(UNMASKED)

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.home import Home
+from client.policy import Policy
 from common import service
 from common.config import Config
 from common.errors import ConfigError, ZamenisError
 from common.files import write_text
 from server.experiment.conduct import Progress
+from server.experiment.plan import Plan
 from server.runs import deployable
 from simulation.run import hospital_folders
 
@@ -79,6 +81,9 @@ class Rehearsal:
         command("zamenis-hospital", "join", token, str(node))
         home = Home.load(node)
         home.with_settings(home.settings.model_copy(update={"threads": 1, "device": config.engine.device}))
+        if config.secure_aggregation.where == "nowhere":
+            allowed = home.policy.read_text(encoding="utf-8").replace('"required"', '"optional"')
+            write_text(home.policy, allowed)
         label = ("--label", config.task.label, "--classes", ",".join(config.task.classes))
         size = ("--image-size", str(config.data.image_size))
         self.tell(folder.name, "register", str(folder), *label, *size)
@@ -130,6 +135,8 @@ def rehearse(config: Config, out: Path, progress: Progress) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     hospitals = hospital_folders(config, out, progress)
     write_text(out / "config.toml", config.to_toml())
+    if config.secure_aggregation.where != "nowhere":
+        Plan(config, [folder.name for folder in hospitals]).check_sums(Policy().min_cohort)
     with federation(hospitals, config, out / "stage", progress) as rehearsal:
         step = progress.phase("Running it", 1)
         rehearsal.coordinate("run", str(out / "config.toml"))

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from client.home import Keys
-from common.enrolment import ENROL_PATH, GREETING_PATH, Application
+from common.enrolment import ENROL_PATH, GREETING_PATH, ROSTER_PATH, Application
 from common.invitation import Invitation
 from common.wire import PROTOCOL
 from server.enrolment import Enrolment
@@ -74,7 +74,10 @@ def application(invitation: Invitation, keys: Keys, **other: str | bytes) -> App
 
 
 class Listener(ThreadingHTTPServer):
-    """Answers both requests over TLS; may hang up once instead of answering, having done the work."""
+    """Answers enrolment over TLS, and takes no node's signature for anything else.
+
+    It may hang up once instead of answering, having done the work.
+    """
 
     daemon_threads = True
     enrolment: Enrolment
@@ -97,9 +100,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"{}")
 
     def do_POST(self) -> None:
-        assert self.path == ENROL_PATH
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == ROSTER_PATH:
+            self._answer(*self.server.enrolment.tell_roster(body))
+            return
+        if self.path != ENROL_PATH:
+            self._answer(401, b"")
+            return
         self.server.applications += 1
-        status, body = self.server.enrolment.apply(self.rfile.read(int(self.headers["Content-Length"])))
+        status, body = self.server.enrolment.apply(body)
         if self.server.hang_up:
             self.server.hang_up = False
             return

@@ -31,6 +31,8 @@ from server.outer_loop import Vector
 
 POOL = "pool/"
 """How the name of a node that holds several hospitals' data together begins; no folder is called so."""
+FEWEST = 2
+"""Hospitals that a sum covers at least; each hospital's policy may ask for more."""
 
 
 class Progress(Protocol):
@@ -72,6 +74,8 @@ def conduct(
     initial = {name: shared_weights(config, name, shape) for name in config.experiment.algorithms}
     hospitals = {name: told for name, (_, told) in sorted(sites.items()) if not name.startswith(POOL)}
     plan = Plan(config, list(hospitals))
+    if identities:
+        plan.check_sums(FEWEST)
     vectors = {name: weights.pack(one) for name, one in initial.items()}
     floor = _Floor(grid, config, out, progress, sites, vectors, roll, identities)
     clock.lap("data_s")

@@ -114,6 +114,17 @@ class Plan:
             needed[self.published] = None
         return list(needed)
 
+    def check_sums(self, fewest: int) -> None:
+        """Raise ConfigError where a training would sum over fewer hospitals than `fewest`."""
+        federated = (one for one in self.trainings() if not ALGORITHMS[one.algorithm].pooled)
+        away = max((len(one.excluded) for one in federated), default=0)
+        if len(self.hospitals) - away < fewest:
+            raise ConfigError(
+                f"secure aggregation needs {fewest} hospitals in every training, and holding {away} of "
+                f"{len(self.hospitals)} out at once leaves fewer. Have {fewest + away} hospitals, or hold "
+                "fewer out: adaptation.folds = 0 chooses no recipes, experiment.shots = [] judges nowhere."
+            )
+
     @property
     def published(self) -> Training | None:
         """The training over every hospital, whose phi a run hands out, if it is to."""

@@ -27,21 +27,35 @@ SEEN = {
 def headline(results: Row) -> list[str]:
     """Return what the run found, in sentences: who leads where, the weakest hospital, what is certain."""
     board = Board.of(results.get("rows") or [], results["metric"])
+    idle = _idle(results.get("rounds") or [])
     seen = SEEN.get(results.get("aggregation", ""), [])
     if not board.cells and not results.get("left_out"):
         hospitals = len(results.get("hospitals") or [])
-        told = f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."
-        return [told, *seen]
+        trained = f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."
+        return [*idle, trained, *seen]
     if not board.cells:
-        return ["Nothing could be measured; what was left out, and why, stands below."]
+        return [*idle, "Nothing could be measured; what was left out, and why, stands below."]
     said = [_leads(board, board.algorithms)]
     if YARDSTICK in said[0]:
         others = [name for name in board.algorithms if name != YARDSTICK]
         said.append(f"Without {YARDSTICK}, which needs all patients in one place: {_leads(board, others)}")
     differences = Board.of(results.get("differences") or [], board.metric)
     references = {row["reference"] for row in results.get("differences") or []}
-    said += [_weakest(board), *(_certain(differences, reference) for reference in sorted(references))]
-    return [sentence[0].upper() + sentence[1:] for sentence in [*said, *seen] if sentence]
+    certain = (_certain(differences, reference) for reference in sorted(references))
+    said = [*idle, *said, _weakest(board), *certain, *seen]
+    return [sentence[0].upper() + sentence[1:] for sentence in said if sentence]
+
+
+def _idle(rounds: Collection[Row]) -> list[str]:
+    """Return how many rounds left phi as it was, for want of hospitals that could be used."""
+    idle = sum("delta-norm" not in one for one in rounds)
+    if not idle:
+        return []
+    if idle == len(rounds):
+        return [
+            "Nothing was learned: no round had enough hospitals; phi is as it began, and run.log says why."
+        ]
+    return [f"{idle} of {len(rounds)} rounds had too few hospitals and left phi as it was; run.log says why."]
 
 
 def _leads(board: Board, names: Collection[str]) -> str:

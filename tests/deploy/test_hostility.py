@@ -219,7 +219,7 @@ def test_a_revoked_hospital_is_out_at_once(stage: Rehearsal, run_file: Path, tmp
     try:
         stage.coordinate("revoke", "site-5")
         home = Home.load(stage.node("site-5"))
-        until(lambda: "does not admit this hospital" in state_of(home))
+        until(lambda: "does not admit this hospital" in state_of(home).why)
         run = Attempt(stage, "run", str(run_file), "--set", "training.rounds=1")
         run.end()
         assert [one["sites"] for one in run.rounds()] == [3]

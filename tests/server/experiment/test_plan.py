@@ -217,3 +217,16 @@ def test_where_nothing_could_be_tried_the_first_stands() -> None:
     """No score, no gain: not adapting, or for an untrained network the first recipe."""
     assert chosen({None: [None], GENTLE: [None]}) is None
     assert chosen({GENTLE: [None], BOLD: [None]}) == GENTLE
+
+
+@pytest.mark.parametrize(("shots", "folds", "away"), [([1], 1, 2), ([1], 0, 1), ([0], 2, 1), ([], 2, 0)])
+def test_no_training_sums_over_too_few(shots: list[int], folds: int, away: int) -> None:
+    """A held-out hospital and a fold are away at once; pooled needs no sum."""
+    config = configured(algorithms=["pooled", "reptile"], shots=shots, folds=folds)
+    names = [f"site-{number}" for number in range(3 + away)]
+    Plan(config, names).check_sums(3)
+    if away:
+        with pytest.raises(
+            ConfigError, match=f"holding {away} of {2 + away} out .* Have {3 + away} hospitals"
+        ):
+            Plan(config, names[1:]).check_sums(3)

@@ -65,7 +65,14 @@ def synthesise(seed: int, sites: int = 5, shots: tuple[int, ...] = (0, 1, 5, 10)
             if key[2]
         ],
         "rounds": [
-            {"algorithm": a, "site": s, "round": r, "loss": 0.2 + 0.5 * float(np.exp(-r / 8)), "seconds": 0.2}
+            {
+                "algorithm": a,
+                "site": s,
+                "round": r,
+                "loss": 0.2 + 0.5 * float(np.exp(-r / 8)),
+                "delta-norm": 1.0 / r,
+                "seconds": 0.2,
+            }
             for a in ("reptile", "fedavg", "fedprox")
             for s in names
             for r in range(1, 31)
@@ -319,6 +326,15 @@ def test_headline_names_the_leader_and_the_margin() -> None:
     lead, weakest = headline(cells(*rows))
     assert lead == "Best mean AUROC over held-out hospitals: fedavg at K = 5 (ahead by 0.050)."
     assert weakest == "Weakest hospital over K = 5: reptile 0.700 (b, K = 5), fedavg 0.800 (a, K = 5)."
+
+
+def test_headline_says_first_what_was_not_learned() -> None:
+    """A round that took no step has no delta's norm."""
+    good, idle = {"round": 1, "delta-norm": 0.5}, {"round": 2}
+    results = cells(("reptile", "a", 1, 0.9), ("fedavg", "a", 1, 0.8))
+    assert headline(results | {"rounds": [good, idle]})[0].startswith("1 of 2 rounds had too few hospitals")
+    assert headline(results | {"rounds": [idle, idle]})[0].startswith("Nothing was learned")
+    assert headline(results | {"rounds": [good]}) == headline(results)
 
 
 def test_headline_tells_a_tie_and_the_yardstick() -> None:

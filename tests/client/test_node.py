@@ -1,0 +1,112 @@
+"""A node that may not work tells why, in words for whoever looks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from client.cli import app
+from client.enrol import join
+from client.home import Home
+from client.node import WAITING, Node, State, state_of
+from common import service
+from tests.deploy.stage import until
+from tests.enrolling import Coordinator, coordinator, listening
+
+
+@contextmanager
+def online(there: Coordinator, clock: Callable[[], float]) -> Iterator[int]:
+    """Serve enrolment, and refuse every signature of a node; yield the port."""
+    federation = there.federation
+    with listening(there.enrolment(clock=clock), federation.certificate, federation.key) as server:
+        yield server.server_port
+
+
+def joined(there: Coordinator, folder: Path, port: int, name: str = "st-anna") -> Home:
+    """Return a hospital that joined at that port."""
+    return join(replace(there.invite(name), port=port).encode(), folder)
+
+
+@contextmanager
+def running(home: Home) -> Iterator[None]:
+    """Run the node of `home` as `zamenis-hospital start` does, in a thread."""
+    node = Node(home)
+    thread = threading.Thread(target=node.run)
+    with service.hold(home.directory, "node"):
+        thread.start()
+        try:
+            yield
+        finally:
+            node.stopping.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("off", "words"),
+    [
+        (-600.0, "600 seconds ahead of the coordinator's"),
+        (0.0, "it was revoked, or it is unknown there"),
+    ],
+)
+def test_a_clock_that_is_off_is_told_from_being_revoked(tmp_path: Path, off: float, words: str) -> None:
+    """The coordinator's answer is the same; its clock makes the difference."""
+    there, late = coordinator(tmp_path / "demo"), [0.0]
+    with online(there, lambda: time.time() + late[0]) as port:
+        home = joined(there, tmp_path / "node", port)
+        late[0] = off
+        with running(home):
+            until(lambda: state_of(home).state == WAITING)
+            assert words in state_of(home).why
+            shown = CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
+    assert f"node           {WAITING}\nbecause        {state_of_line(shown)}" in shown
+    assert words in state_of_line(shown)
+    assert state_of(home) == State("stopped")
+
+
+def test_a_mistake_in_the_policy_is_told_until_it_is_mended(tmp_path: Path) -> None:
+    """The node takes no part meanwhile, and needs no restart."""
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "node", port)
+        right = home.policy.read_text()
+        with running(home):
+            until(lambda: state_of(home).state == WAITING)
+            home.policy.write_text(right.replace("max-rounds = 1000", "max-rounds = ten"))
+            until(lambda: "nothing is allowed: policy.toml: not valid TOML" in state_of(home).state)
+            home.policy.write_text(right)
+            until(lambda: state_of(home).state == WAITING)
+
+
+def state_of_line(shown: str) -> str:
+    """Return the reason in what `status` showed."""
+    return next(line for line in shown.splitlines() if line.startswith("because")).split(maxsplit=1)[1]
+
+
+def test_confirming_asks_for_what_others_read_out(tmp_path: Path) -> None:
+    """The other hospital's digest is asked for and compared; a wrong one confirms nobody."""
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        anna = joined(there, tmp_path / "anna", port)
+        olaf = joined(there, tmp_path / "olaf", port, "st-olaf")
+        command = ["confirm", "--dir", str(anna.directory)]
+        wrong = CliRunner().invoke(app, command, input="0000 1111\n")
+        assert wrong.exit_code == 1
+        assert not any(peer.confirmed for peer in anna.peers().pinned.values())
+        told = CliRunner().invoke(app, ["roster", "--dir", str(olaf.directory)]).output
+        digest = told.split("Digest of this roster: ")[1].splitlines()[0]
+        assert digest == there.roster.digest
+        right = CliRunner().invoke(app, command, input=f"{digest}\n")
+        there.roster.revoke("st-anna", now=time.time())
+        revoked = CliRunner().invoke(app, ["roster", "--dir", str(anna.directory)])
+    assert "it was revoked, or it is unknown there" in str(revoked.exception)
+    assert right.exit_code == 0
+    assert olaf.fingerprint in right.output
+    assert "Confirmed: st-olaf." in right.output
+    assert all(peer.confirmed for peer in anna.peers().pinned.values())

@@ -1,0 +1,55 @@
+"""Registering folders: where the node keeps what is its own of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from client.home import Home, Keys
+from client.registration import census_of, register
+from tests.client.test_home import SETTINGS
+from tests.conftest import write_table_hospital
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Return a new node's folder."""
+    return Home.make(tmp_path / "node", SETTINGS, Keys.make(), ca=b"certificate", peers={}, policy="")
+
+
+def fresh(folder: Path, seed: int = 1) -> Path:
+    """Write a hospital's table in which nothing of ours lies."""
+    shutil.rmtree(write_table_hospital(folder, seed=seed) / ".zamenis")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_is_not_written_to(home: Home, tmp_path: Path) -> None:
+    """Secret and cache lie in the node's own folder, in one for each folder of data."""
+    archives = [fresh(tmp_path / name, seed) for seed, name in ((1, "a"), (2, "b"))]
+    before = [contents(archive) for archive in archives]
+    states = []
+    for archive in archives:
+        done = register(Home.load(home.directory), archive, label="finding").registered
+        states.append(Path(done.state))
+        assert (states[-1] / "site.key").stat().st_mode & 0o777 == 0o600
+        assert census_of(done).accepted == 80
+    assert [contents(archive) for archive in archives] == before
+    assert states[0] != states[1]
+    assert {state.parent for state in states} == {home.state / "data"}
+
+
+def test_a_folder_keeps_its_secret(home: Home, tmp_path: Path) -> None:
+    """One of its own is used; one that was given is found again: patients stay split as they are."""
+    own = write_table_hospital(tmp_path / "own", seed=3)
+    assert register(home, own, label="finding").registered.state == str(own / ".zamenis")
+    given, elsewhere = fresh(tmp_path / "given"), tmp_path / "elsewhere"
+    register(Home.load(home.directory), given, label="finding", state=elsewhere)
+    again = register(Home.load(home.directory), given, label="finding", classes=("nodule", "normal"))
+    assert again.registered.state == str(elsewhere)
