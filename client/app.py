@@ -20,7 +20,7 @@ from client.site import Node, hospital_of, prepare
 from common import weights, wire
 from common.algorithms import ALGORITHMS
 from common.config import from_json
-from common.errors import PolicyError, ProtocolError, ZamenisError
+from common.errors import PolicyError, ProtocolError, WireError, ZamenisError
 from common.weights import Weights
 from common.wire import Instruction
 
@@ -35,6 +35,8 @@ def _in_our_own_words(handler: Handler) -> Handler:
     @wraps(handler)
     def guarded(message: Message, context: Context) -> Message:
         try:
+            if message.metadata.message_type not in wire.KINDS:
+                raise WireError(f"there is no message of the kind {message.metadata.message_type!r}.")
             return handler(message, context)
         except ZamenisError as error:
             logger.warning("refused a %s message: %s", message.metadata.message_type, error)
@@ -73,6 +75,8 @@ def _without_paths(words: str, context: Context) -> str:
     for folder in node.folders:
         for path in (folder.resolve(), folder):
             words = words.replace(str(path), node.site if len(node.folders) == 1 else folder.name)
+    for file in (*node.states, *node.labels, node.policy_file):
+        words = words.replace(str(file), file.name) if file else words
     named = node.site in words or any(folder.name in words for folder in node.folders)
     return words if named else _signed(words, context)
 

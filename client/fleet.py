@@ -83,6 +83,7 @@ class Fleet:
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
         )
+        self._client._client.follow_redirects = False  # a coordinator must not send this node elsewhere
         self._public_key = public_key_to_bytes(key.public_key())
         self._node = FlowerNode(node_id=node_id)
         self._closed = threading.Event()

@@ -121,6 +121,9 @@ class Node:
         except ZamenisError as error:
             logger.error("%s", error)
             return self._refuse(message, wire.REFUSED, wire.WORDS[wire.REFUSED])
+        except Exception:
+            logger.exception("a message failed at the node")
+            return self._refuse(message, wire.FAILED, wire.WORDS[wire.FAILED])
 
     def _compute(self, message: Message) -> Message:
         return self._worker.serve(message, stopping=self.stopping.is_set)
@@ -220,6 +223,7 @@ def config_of(home: Home) -> NodeConfig:
         "hospital": "\n".join(one.folder for one in settings.data),
         "state": "\n".join(one.state for one in settings.data),
         "labels": "\n".join(one.labels for one in settings.data),
+        "tasks": "\n".join(json.dumps([one.label, *one.classes]) for one in settings.data),
         "policy": str(home.policy),
         "device": settings.device,
         "threads": settings.threads,

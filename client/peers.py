@@ -15,10 +15,13 @@ from typing import Any
 
 import tomli_w
 
-from common.errors import ConfigError
+from common.errors import ConfigError, WireError
 from common.files import write_text
+from common.names import check_name
 from common.secagg.identity import Identity, Peer, Roster
 from common.settings import read_toml
+
+MOST_PEERS, KEY_BYTES = 255, 32
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,34 @@ class Peers:
         return Roster({**self.pinned, site: Peer(identity.public, confirmed=True)})
 
     def learn(self, site: str, told: Mapping[str, bytes]) -> Peers:
-        """Pin the hospitals that the coordinator names; a new or changed key is unconfirmed."""
+        """Pin the hospitals that the coordinator names and return them; new or changed keys are unconfirmed.
+
+        What was pinned before stays in the file: one that is not named now may come back. Raises WireError
+        where a name or a key is none.
+        """
+        if len(told) > MOST_PEERS or any(len(public) != KEY_BYTES for public in told.values()):
+            raise WireError("the coordinator names hospitals in a way that no federation has.")
         roster = Roster(self.pinned)
         for name, public in told.items():
             if name != site:
-                roster = roster.admit(name, public)
-        return self if roster.peers == self.pinned else self._keep(roster.peers)
+                roster = roster.admit(_checked(name), public)
+        if roster.peers != self.pinned:
+            write_text(self.path, as_toml(roster.peers))
+        return Peers(self.path, {name: roster.peers[name] for name in sorted(told) if name != site})
 
     def confirm(self, site: str, identity: Identity, compared: str) -> Peers:
         """Confirm everyone, after operators have compared; SecAggError where `compared` is another digest."""
-        confirmed = self.roster(site, identity).confirm(self.pinned, compared)
-        return self._keep({name: peer for name, peer in confirmed.peers.items() if name != site})
+        confirmed = self.roster(site, identity).confirm(self.pinned, compared).peers
+        told = {name: peer for name, peer in confirmed.items() if name != site}
+        write_text(self.path, as_toml({**peers_of(self.path).pinned, **told}))
+        return Peers(self.path, told)
 
-    def _keep(self, pinned: Mapping[str, Peer]) -> Peers:
-        write_text(self.path, as_toml(pinned))
-        return Peers(self.path, pinned)
+
+def _checked(name: str) -> str:
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise WireError("the coordinator names a hospital by what is no name.") from error
 
 
 def as_toml(pinned: Mapping[str, Peer]) -> str:

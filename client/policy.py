@@ -40,6 +40,10 @@ class Policy(Section):
     """Rounds of one meta-training."""
     max_steps: Count = 10_000_000
     """Gradient steps that one message may ask for: episodes times inner steps, or draws times steps."""
+    max_replicates: Count = 1_000_000
+    """Bootstrap replicates behind an interval."""
+    max_image_size: Count = 1024
+    """Pixels; every other size is another copy of all images in this hospital's cache."""
     max_parameters: Count = 2_000_000_000
     max_message_mib: Count = 2048
     max_seconds: Annotated[float, Field(gt=0)] = 86_400.0
@@ -53,7 +57,10 @@ GUARDED = """\
 # What this hospital lets a coordinator ask of it. Read anew for every message: no restart is needed.
 # What is not allowed here is refused, and the coordinator is told which key refused it.
 
-messages = ["describe", "train", "evaluate"]   # counts; a local update; metrics over test patients
+# Kinds of message: "describe" (counts per class), "train" (a masked update), "evaluate" (metrics over this
+# hospital's test patients). Add "evaluate" only for a coordinator whom you trust with single patients: many
+# questions about few patients give them away.
+messages = ["describe", "train"]
 algorithms = {algorithms}
 tasks = {tasks}
 models = {models}
@@ -61,6 +68,8 @@ secure-aggregation = "required"   # "optional": the coordinator may ask for this
 min-cohort = 3             # honest hospitals that a sum must cover, this one included
 max-rounds = 1000          # of one meta-training
 max-steps = 200000         # gradient steps in one message
+max-replicates = 10000     # bootstrap replicates behind an interval
+max-image-size = 512       # pixels; every size asked for is another copy of the images in this node's cache
 max-parameters = 50000000
 max-message-mib = 256
 max-seconds = 3600.0       # for one message
@@ -116,6 +125,8 @@ def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, 
     _among(policy.tasks, [config.task.kind], "tasks")
     _among(policy.models, [config.model.name], "models")
     _at_most(policy.max_parameters, parameters, "max-parameters")
+    _at_most(policy.max_image_size, config.data.image_size, "max-image-size")
+    _at_most(policy.max_replicates, instruction.replicates, "max-replicates")
     for algorithm in named:
         training = config.training_of(algorithm)
         _at_most(policy.max_rounds, max(training.rounds, instruction.server_round), "max-rounds")

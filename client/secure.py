@@ -31,6 +31,7 @@ from common.secagg.site import Answer, Member
 from common.secagg.state import SiteRun
 
 logger = logging.getLogger("zamenis.client")
+UNKNOWN_KIND = "it answers no such message; install the same version of Zamenis on both sides."
 Inner = Callable[[Message], Message]
 
 
@@ -48,6 +49,8 @@ class Desk:
     def answer(self, message: Message, inner: Inner) -> Message:
         """Return the reply to any message; what is not this module's is `inner`'s."""
         kind = message.metadata.message_type
+        if kind not in wire.KINDS:
+            return wire.refuse(message, wire.REFUSED, f"{self.member.site}: {UNKNOWN_KIND}")
         try:
             if kind in wire.SECURE_QUERIES:
                 return self._query(message, kind)

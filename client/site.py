@@ -8,6 +8,7 @@ Everything comes from the node's own configuration, never from the coordinator:
 | `hospital` | its folder, or several, one a line; a run uses those that have its label |
 | `state` | where each folder's secret and cache are, one a line; empty: in the folder's own `.zamenis` |
 | `labels` | where each folder's labels are, one a line; empty: its own labels.csv |
+| `tasks` | label and classes that each folder is registered for, a JSON list a line; none: any |
 | `policy` | file that says what a coordinator may ask for; none: everything |
 | `secrets` | folder with this site's part of secure aggregation; none: its node stands before it |
 | `device` | `auto`, `cpu` or `cuda` |
@@ -16,6 +17,7 @@ Everything comes from the node's own configuration, never from the coordinator:
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +32,7 @@ from common.config import from_json
 from common.errors import DataError
 from common.initialise import learner_of_algorithm
 from common.learner import Learner, device_of
+from common.sections import Task
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Node:
     folders: tuple[Path, ...]
     states: tuple[Path | None, ...]
     labels: tuple[Path | None, ...]
+    tasks: tuple[tuple[str, ...], ...]
     policy_file: Path | None
     secrets: Path | None
     device: str
@@ -59,11 +63,20 @@ class Node:
             folders=folders,
             states=_beside(folders, node_config.get("state", "")),
             labels=_beside(folders, node_config.get("labels", "")),
+            tasks=tuple(tuple(json.loads(one)) for one in str(node_config.get("tasks", "")).splitlines()),
             policy_file=Path(str(node_config["policy"])) if "policy" in node_config else None,
             secrets=Path(str(node_config["secrets"])) if "secrets" in node_config else None,
             device=str(node_config.get("device", "auto")),
             threads=int(str(node_config.get("threads", 0))),
         )
+
+
+def _registered(node: Node, place: int, task: Task) -> bool:
+    """Return whether a folder is registered for this label and these classes, and may be asked for them."""
+    if place >= len(node.tasks):
+        return True
+    label, *classes = node.tasks[place]
+    return task.label == label and set(task.classes) <= set(classes)
 
 
 def _beside(folders: tuple[Path, ...], lines: object) -> tuple[Path | None, ...]:
@@ -83,13 +96,16 @@ def prepare(node: Node) -> None:
 def hospital_of(node: Node, config_json: str) -> Hospital:
     """Return the node's hospital, opened once per process: its cases stay memory-mapped."""
     config = from_json(config_json)
+    label, places = config.task.label, zip(node.folders, node.states, node.labels, strict=True)
     parts = [
         open_hospital(folder, config.data, config.task, state=state, labels=labels)
-        for folder, state, labels in zip(node.folders, node.states, node.labels, strict=True)
-        if len(node.folders) == 1 or offers(folder, labels, config.task.label)
+        for place, (folder, state, labels) in enumerate(places)
+        if _registered(node, place, config.task) and (len(node.folders) == 1 or offers(folder, labels, label))
     ]
     if not parts:
-        raise DataError(f"no registered folder has the label {config.task.label}; register one that has it.")
+        raise DataError(
+            f"no folder is registered for the label {label} with these classes; register one for them."
+        )
     return replace(parts[0], name=node.site) if len(parts) == 1 else join(node.site, parts)
 
 

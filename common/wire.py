@@ -37,6 +37,11 @@ PROTOCOL = 1
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
 ADVERTISE, DEAL, UNMASK, FINISH = "query.advertise", "query.deal", "query.unmask", "query.finish"
 SECURE_QUERIES = frozenset({ADVERTISE, DEAL, UNMASK, FINISH})
+KINDS = frozenset({DESCRIBE, TRAIN, EVALUATE}) | SECURE_QUERIES
+"""Every kind of message that a site answers; Flower would route others, such as `train.default`, as well."""
+MOST_OF_A_METRIC = 1e9
+LONGEST_NAME = 128
+"""Characters of a run's name."""
 RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
@@ -156,7 +161,10 @@ def read_instruction(message: Message) -> Instruction:
             f"the coordinator speaks protocol {fields.get('protocol')!r}, this node {PROTOCOL}; "
             "install the same version of Zamenis on both."
         )
-    return Instruction(**cast(dict[str, Any], fields))
+    instruction = Instruction(**cast(dict[str, Any], fields))
+    if len(instruction.run) > LONGEST_NAME:
+        raise WireError("the run's name is too long; install the same version of Zamenis on both sides.")
+    return instruction
 
 
 def parameters_of(message: Message) -> int:
@@ -183,7 +191,7 @@ def read_description(reply: Message) -> Description:
         fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
         shape = tuple(int(size) for size in fields["input_shape"])
         return Description(str(fields["site"]), shape, str(fields["digest"]), _census(fields["census"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # whatever a parser does with bytes that somebody made up
         raise WireError("what a site says of itself is not what was asked for.") from error
 
 
@@ -263,15 +271,15 @@ def read_judgement(reply: Message) -> Judgement:
             fell_back=fell_back,
             left_out=printable(str(facts["left-out"])),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a parser does with bytes that somebody made up
         raise WireError("what a site measured is not what was asked for.") from error
 
 
 def _measured(array: Array) -> NDArray[np.float64]:
     values = array.numpy()
-    if values.ndim != 1 or values.dtype.kind != "f" or np.isinf(values).any():
-        raise ValueError("a metric must be a vector of floating-point numbers, none of them infinite")
-    return values
+    if values.ndim != 1 or values.dtype.kind != "f" or (np.abs(values) > MOST_OF_A_METRIC).any():
+        raise ValueError("a metric must be a vector of floating-point numbers, none of them enormous")
+    return values.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -315,7 +323,11 @@ def read_secured(message: Message) -> Secured:
     except KeyError as error:
         raise WireError("a message of secure aggregation lacks a part; update this side.") from error
     blobs = {**parts, **identities}
-    if not isinstance(run, str) or not all(isinstance(value, bytes) for value in blobs.values()):
+    if (
+        not isinstance(run, str)
+        or len(run) > LONGEST_NAME
+        or not all(isinstance(value, bytes) for value in blobs.values())
+    ):
         raise WireError("a message of secure aggregation has a part of another type.")
     return Secured(run, **parts, identities=identities)  # type: ignore[arg-type]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
@@ -12,6 +13,7 @@ from common import wire
 from common.config import Config
 from common.errors import DataError, WireError
 from common.inner_loop import InnerLoop
+from common.tasks import TASKS
 from server.exchange import exchange
 from server.outer_loop import Vector
 
@@ -112,7 +114,7 @@ def judge(
     for place, reply in exchange(grid, messages, timeout=timeout):
         silent.discard(place)
         try:
-            answer = _judged(reply, questions[place], config.experiment.metric)
+            answer = _judged(reply, questions[place], config.experiment.metric, TASKS[config.task.kind].names)
         except WireError as error:
             if on_trouble is None:
                 raise DataError(_named(questions[place].site, str(error))) from error
@@ -125,7 +127,7 @@ def judge(
         on_trouble(place, "it did not answer in time")
 
 
-def _judged(reply: Message, question: Question, headline: str) -> wire.Judgement:
+def _judged(reply: Message, question: Question, headline: str, metrics: frozenset[str]) -> wire.Judgement:
     """Return an answer; WireError where it does not fit its question."""
     if reply.has_error():
         raise WireError(wire.words_of(reply))
@@ -133,8 +135,9 @@ def _judged(reply: Message, question: Question, headline: str) -> wire.Judgement
     if answer.left_out:
         return answer
     fits = (
-        answer.draws.keys() == answer.replicates.keys()
+        answer.draws.keys() == answer.replicates.keys() == metrics
         and headline in answer.draws
+        and not any(np.isnan(answer.replicates[name]).all() for name in answer.draws)
         and all(len(values) in (1, question.draws) for values in answer.draws.values())
         and all(len(values) == question.replicates for values in answer.replicates.values())
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import uvicorn
 from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.server.superlink.linkstate import LinkState
 from flwr.supercore.constant import NodeStatus
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -36,6 +37,9 @@ logger = logging.getLogger("zamenis.gateway")
 FLEET, CONTROL, RUNTIME = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
 CLOSED = {FLEET + "register-node", FLEET + "unregister-node"}
 """What a node might ask of the Fleet interface and the coordinator alone decides."""
+REPLIES = FLEET + "push-messages"
+LONGEST_REPLY = 2**20
+"""Bytes of a reply's header and tree of objects; the objects themselves come one by one."""
 LONGEST_BODY = 32 * 2**20
 """Bytes of one request; Flower sends arrays in pieces of 5 MiB."""
 
@@ -56,6 +60,8 @@ class Guard:
         path = scope.get("path", "")
         if scope["type"] == "http" and path in (GREETING_PATH, ENROL_PATH, ROSTER_PATH):
             await self._enrol(scope, receive, send)
+        elif scope["type"] == "http" and path == REPLIES:
+            await self._pass_reply(scope, receive, send)
         elif scope["type"] == "http" and self._may_pass(Request(scope), path):
             await self._superlink(scope, _bounded(receive, LONGEST_BODY), send)
         else:
@@ -69,6 +75,25 @@ class Guard:
         if path.startswith(CONTROL):
             return hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), self._secret.encode())
         return path.startswith(RUNTIME)
+
+    async def _pass_reply(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a node's replies, which must be its own and answer something: Flower does not look."""
+        body = b""
+        try:
+            async for piece in Request(scope, receive).stream():
+                body += piece
+                if len(body) > LONGEST_REPLY:
+                    raise ValueError("too long")
+            offered = PushMessagesRequest.FromString(body)
+        except Exception:
+            await PlainTextResponse("not a reply", 400)(scope, receive, send)
+            return
+        for message in offered.messages_list:
+            told = message.metadata
+            if told.src_node_id != offered.node.node_id or not told.reply_to_message_id:
+                await PlainTextResponse("not this node's reply", 403)(scope, receive, send)
+                return
+        await self._superlink(scope, _again(body), send)
 
     async def _enrol(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -98,6 +123,18 @@ def _is_here(request: Request) -> bool:
         return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:
         return False
+
+
+def _again(body: bytes) -> Receive:
+    """Return a `receive` that gives a body that was read already."""
+    left = [body]
+
+    async def again() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return {"type": "http.disconnect"}
+
+    return again
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

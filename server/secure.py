@@ -25,6 +25,7 @@ from common.secagg.encoding import dump, load
 from common.secagg.identity import Peer, Roster
 from common.secagg.layout import Layout, Metric
 from common.secagg.messages import Advertisement, Dealing, Holders, Masked, Payload, UnmaskAnswer
+from common.secagg.numbers import default_colluders
 from common.secagg.reasons import Reason, refusal
 from common.sections import Training
 from server.exchange import exchange
@@ -69,6 +70,10 @@ class SecureSum:
     _keys: dict[str, Advertisement] = field(default_factory=dict)
     _slot: int = 0
     _next: Dealt | None = None
+    _accusers: dict[str, set[str]] = field(default_factory=dict)
+    """Who could not open what a site sealed, by that site."""
+    _barred: set[str] = field(default_factory=set)
+    """Sites that deal what nobody can use: they take no more part in this training's sums."""
 
     def __post_init__(self) -> None:
         self._roster = Roster({site: Peer(key) for site, key in self.identities.items()})
@@ -83,6 +88,8 @@ class SecureSum:
             outcome = self._unmask(grid, slot)
         except SecAggError as error:
             logger.warning("a slot is given up: %s", error)
+            if error.reason == Reason.UNRECOVERABLE and error.site:
+                self._barred.add(error.site)
             given_up = dict.fromkeys(cohort, f"the slot is given up: {error}")
             found.missing = given_up | {
                 site: words for site, words in found.missing.items() if site in cohort
@@ -120,7 +127,7 @@ class SecureSum:
     def _open(self, cohort: Sequence[str]) -> Dealt:
         """Take a new slot and name its holders: everyone of a cohort whose key is known."""
         self._slot += 1
-        known = [self._keys[site] for site in cohort if site in self._keys]
+        known = [self._keys[site] for site in cohort if site in self._keys and site not in self._barred]
         self._next = Dealt(aggregator.name_holders(self.run, self._slot, known))
         return self._next
 
@@ -210,6 +217,17 @@ class SecureSum:
             logger.warning("%s does not unmask: %s", site, words)
         return slot.finish()
 
+    def _weigh(self, accuser: str, words: str) -> None:
+        """Bar a site whose shares more sites cannot open than may lie; one alone cannot expel another."""
+        accused = next((site for site in self.sites if words == str(refusal(Reason.BAD_SHARE, site))), None)
+        if accused is None:
+            return
+        self._accusers.setdefault(accused, set()).add(accuser)
+        if len(self._accusers[accused]) > max(1, default_colluders(len(self.sites))):
+            logger.warning("%s seals what others cannot open; it takes no more part in sums", accused)
+            self._barred.add(accused)
+            self._next = None
+
     def _layout(self, holders: int) -> Layout:
         """Return the shape and bounds of every vector of a slot."""
         by_cases = self.training.weighting == "examples"
@@ -268,6 +286,7 @@ class SecureSum:
                 take(site, reply)
             except (WireError, SecAggError) as error:
                 missing[site] = str(error)
+                self._weigh(site, str(error))
 
 
 def _same(asked: str, told: str) -> None:

@@ -14,6 +14,7 @@ TASKS: Mapping[str, TaskKind] = {
         from_scores=classification.from_scores,
         probabilities=classification.probabilities,
         metrics=classification.metrics,
+        names=classification.NAMES,
         lower_is_better=classification.LOWER_IS_BETTER,
     ),
 }

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 CALIBRATION_BINS = 10
+NAMES = frozenset({"auroc", "accuracy", "balanced-accuracy", "ece", "brier", "log-loss"})
+"""What `metrics` measures."""
 LOWER_IS_BETTER = frozenset({"ece", "brier", "log-loss"})
 
 

@@ -26,4 +26,6 @@ class TaskKind:
     """From outputs to `[case, class]`."""
     metrics: Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]], Metrics]
     """From probabilities, labels and case weights `[replicate, case]` to each metric `[replicate]`."""
+    names: frozenset[str]
+    """The metrics' names."""
     lower_is_better: frozenset[str]

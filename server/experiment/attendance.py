@@ -8,6 +8,7 @@ is left out.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,11 +47,26 @@ def attend(grid: Grid, config: Config, out: Path, roll: Roll | None, on_reply: C
     path = out / "sites.json"
     if path.exists():
         return _those_of(path, present.sites, roll)
-    if not present.sites:
+    sites = _of_one_shape(present.sites, roll)
+    if not sites:
         raise DataError("no hospital can take part; " + (" ".join(present.troubles) or "none is connected."))
-    told = {site: asdict(description) for site, (_, description) in present.sites.items()}
+    told = {site: asdict(description) for site, (_, description) in sites.items()}
     write_text(path, json.dumps(told, indent=1))
-    return present.sites
+    return sites
+
+
+def _of_one_shape(sites: Sites, roll: Roll) -> Sites:
+    """Return the sites whose cases have the shape that most have; the others cannot learn with them."""
+    counts = Counter(description.input_shape for _, description in sites.values())
+    if len(counts) > 1:
+        most, _ = counts.most_common(1)[0]
+        for site, (_, description) in sorted(sites.items()):
+            if description.input_shape != most:
+                roll.tell(
+                    f"{site}: its cases have the shape {description.input_shape}, most have {most}; left out."
+                )
+        sites = {site: one for site, one in sites.items() if one[1].input_shape == most}
+    return sites
 
 
 def _those_of(path: Path, present: Sites, roll: Roll) -> Sites:

@@ -1,0 +1,123 @@
+"""What stands between a coordinator's messages and whoever trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import app
+from client.peers import peers_of
+from client.secure import Desk
+from client.site import Node, hospital_of
+from client.vault import Vault
+from client.worker import NodeConfig, answer
+from common import wire
+from common.config import Config, load
+from common.errors import DataError, WireError
+from common.secagg.identity import Identity
+from common.secagg.numbers import Policy
+from common.secagg.site import Member
+from tests.conftest import write_table_hospital
+
+
+@pytest.fixture
+def config() -> Config:
+    """Return a configuration for the table hospital."""
+    return load(None, ['task.classes=["normal","nodule"]', 'model.name="mlp"', "model.width=4"])
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> NodeConfig:
+    """Return the node of a table hospital that is registered for its label and classes."""
+    folder = write_table_hospital(tmp_path / "site-1", seed=1)
+    tasks = '["finding", "normal", "nodule"]'
+    return {"site": "site-1", "hospital": str(folder), "threads": 1, "device": "cpu", "tasks": tasks}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Return the desk of a hospital that insists on secure aggregation."""
+    identity = Identity.make()
+    peers = tmp_path / "peers.toml"
+    peers.write_text("")
+    member = Member("site-1", identity, peers_of(peers).roster("site-1", identity), Policy())
+    return Desk(member, Vault(tmp_path / "vault.db"), required=True, learn=lambda _: member)
+
+
+def message(kind: str, config: Config) -> Message:
+    """Return a train instruction under any name."""
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    phi = wire.vector(torch.zeros(3))
+    return wire.instruct(5, kind, wire.Instruction(config.to_json(), "reptile", 1), phi)
+
+
+@pytest.mark.parametrize(
+    "kind", ["train", "train.default", "train.other", "query.zzz", "query", "evaluate.x"]
+)
+def test_no_other_name_gets_a_plain_update_out(desk: Desk, config: Config, kind: str) -> None:
+    """Flower routes `train.default` to the same function as `train`: nothing but what is known goes in."""
+
+    def inner(asked: Message) -> Message:
+        raise AssertionError("it must not be asked to train")
+
+    reply = desk.answer(message(kind, config), inner)
+    assert reply.has_error()
+
+
+def test_the_app_itself_knows_no_other_name(node: NodeConfig, config: Config) -> None:
+    """Behind the desk too."""
+    reply = answer(app, message("train.default", config), dict(node))
+    assert reply.error.code == wire.REFUSED
+
+
+@pytest.mark.parametrize(
+    "override",
+    ['task.label="a"', 'task.classes=["normal","nodule","Mueller"]', 'task.classes=["0.5","Mueller"]'],
+)
+def test_no_column_and_no_value_is_counted_but_those_registered(
+    node: NodeConfig, config: Config, override: str
+) -> None:
+    """A coordinator cannot call the roll of a column that was never registered."""
+    asked = load(None, ['task.classes=["normal","nodule"]', override])
+    with pytest.raises(DataError, match="no folder is registered for the label"):
+        hospital_of(Node.of(node), asked.to_json())
+    assert len(hospital_of(Node.of(node), config.to_json()).adaptation) > 0
+
+
+def test_names_that_the_coordinator_makes_up_are_not_written_down(tmp_path: Path) -> None:
+    """Neither a terminal's commands nor short keys nor a flood."""
+    path = tmp_path / "peers.toml"
+    path.write_text("")
+    key = Identity.make().public
+    floods = [
+        {"site-2\x1b[2K": key},
+        {"site-2": b"xy"},
+        {f"site-{number}": key for number in range(300)},
+    ]
+    for told in floods:
+        with pytest.raises(WireError):
+            peers_of(path).learn("site-1", told)
+    assert path.read_text() == ""
+
+
+def test_who_is_not_named_any_more_does_not_change_the_digest(tmp_path: Path) -> None:
+    """After a revocation old and new hospitals still read out the same digest."""
+    own, north, south, new = (Identity.make() for _ in range(4))
+    path = tmp_path / "peers.toml"
+    path.write_text("")
+    peers_of(path).learn("own", {"north": north.public, "south": south.public})
+    now = {"own": own.public, "north": north.public, "new": new.public}
+    here = peers_of(path).learn("own", now)
+    path.with_name("other.toml").write_text("")
+    there = peers_of(path.with_name("other.toml")).learn("new", now)
+    assert here.roster("own", own).digest() == there.roster("new", new).digest()
+    here.confirm("own", own, there.roster("new", new).digest())
+    assert {name: peer.confirmed for name, peer in peers_of(path).pinned.items()} == {
+        "new": True,
+        "north": True,
+        "south": False,
+    }
