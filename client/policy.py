@@ -71,7 +71,7 @@ explain = false            # true: refusals tell the coordinator column names an
 def guarded() -> str:
     """Return the policy that a hospital starts with, as the text of its file."""
     lists = {
-        "algorithms": ["fedavg", "fedprox", "local-only", "reptile"],
+        "algorithms": [name for name in sorted(ALGORITHMS) if not ALGORITHMS[name].pooled],
         "tasks": list(Policy().tasks),
         "models": list(Policy().models),
     }
