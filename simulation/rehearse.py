@@ -98,9 +98,9 @@ class Rehearsal:
         return command("zamenis-hospital", *arguments, "--dir", str(self.node(hospital)))
 
     def tear_down(self) -> None:
-        """Stop every process."""
-        for folder in self.hospitals:
-            service.stop(self.node(folder.name), "node", patience=10.0)
+        """Stop every process, also of hospitals that joined later."""
+        for node in sorted((self.stage / "nodes").glob("*")):
+            service.stop(node, "node", patience=10.0)
         service.stop(self.coordinator, "superlink", patience=10.0)
 
     def keep_logs(self, out: Path) -> None:
