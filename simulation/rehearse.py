@@ -81,9 +81,7 @@ class Rehearsal:
         command("zamenis-hospital", "join", token, str(node))
         home = Home.load(node)
         home.with_settings(home.settings.model_copy(update={"threads": 1, "device": config.engine.device}))
-        if config.secure_aggregation.where == "nowhere":
-            allowed = home.policy.read_text(encoding="utf-8").replace('"required"', '"optional"')
-            write_text(home.policy, allowed)
+        write_text(home.policy, _allowing(home.policy.read_text(encoding="utf-8"), config))
         label = ("--label", config.task.label, "--classes", ",".join(config.task.classes))
         size = ("--image-size", str(config.data.image_size))
         self.tell(folder.name, "register", str(folder), *label, *size)
@@ -98,9 +96,9 @@ class Rehearsal:
         return command("zamenis-hospital", *arguments, "--dir", str(self.node(hospital)))
 
     def tear_down(self) -> None:
-        """Stop every process."""
-        for folder in self.hospitals:
-            service.stop(self.node(folder.name), "node", patience=10.0)
+        """Stop every process, also of hospitals that joined later."""
+        for node in sorted((self.stage / "nodes").glob("*")):
+            service.stop(node, "node", patience=10.0)
         service.stop(self.coordinator, "superlink", patience=10.0)
 
     def keep_logs(self, out: Path) -> None:
@@ -146,6 +144,15 @@ def rehearse(config: Config, out: Path, progress: Progress) -> Path:
             copy = shutil.copytree if (run / name).is_dir() else shutil.copy2
             copy(run / name, out / name)
     return out
+
+
+def _allowing(policy: str, config: Config) -> str:
+    """Return a hospital's policy with what this run needs allowed: it is the rehearsal's own hospital."""
+    if config.experiment.shots:
+        policy = policy.replace('"describe", "train"]', '"describe", "train", "evaluate"]')
+    return (
+        policy if config.secure_aggregation.where != "nowhere" else policy.replace('"required"', '"optional"')
+    )
 
 
 def free_port() -> int:

@@ -34,9 +34,9 @@ def test_a_new_hospital_allows_every_federated_algorithm_and_only_masked_updates
     assert policy.secure_aggregation == "required"
     assert policy.min_cohort == 3
     assert not policy.explain
-    kinds: tuple[Kind, ...] = ("train", "evaluate")
-    for kind in kinds:
-        ask(policy, kind, load())
+    ask(policy, "train", load())
+    with pytest.raises(PolicyError, match="messages"):
+        ask(policy, "evaluate", load())
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,7 @@ def test_a_new_hospital_allows_every_federated_algorithm_and_only_masked_updates
         ("max-rounds", "training.rounds=1001", {}),
         ("max-rounds", "training.rounds=5", {"server_round": 1001}),
         ("max-steps", "training.inner-steps=200001", {}),
+        ("max-image-size", "data.image-size=513", {}),
         ("max-parameters", "seed=1", {"parameters": 50_000_001}),
         ("algorithms", "seed=1", {"algorithm": "pooled"}),
     ],
@@ -58,16 +59,19 @@ def test_what_is_too_much_is_refused_by_its_key(key: str, override: str, fields:
 
 def test_draws_times_steps_of_an_evaluation_count() -> None:
     """A recipe's steps come with the message, not with the configuration."""
+    trusting = new().model_copy(update={"messages": ("describe", "train", "evaluate")})
     recipe = encode_recipe(InnerLoop(steps=20_001, lr=0.1))
     with pytest.raises(PolicyError, match="max-steps"):
-        ask(new(), "evaluate", load(), draws=10, recipe=recipe)
+        ask(trusting, "evaluate", load(), draws=10, recipe=recipe)
+    with pytest.raises(PolicyError, match="max-replicates"):
+        ask(trusting, "evaluate", load(), replicates=10_001)
 
 
 def test_kinds_of_messages_can_be_closed() -> None:
-    """A hospital may train and never be judged."""
-    policy = new().model_copy(update={"messages": ("describe", "train")})
+    """A hospital may be counted and never train."""
+    policy = new().model_copy(update={"messages": ("describe",)})
     with pytest.raises(PolicyError, match="messages"):
-        ask(policy, "evaluate", load())
+        ask(policy, "train", load())
 
 
 def test_the_file_is_read_anew_and_must_be_there(tmp_path: Path) -> None:
