@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.files import write_text
 from server.report.page import environment
-from simulation.attack.likeness import standardise
+from simulation.attack.likeness import liken, standardise
 from simulation.attack.membership import Leak, by_view
 from simulation.attack.reconstruct import Reconstruction
 
@@ -31,6 +31,7 @@ HELD = {
     "phi": "the weights alone",
 }
 """What the coordinator holds, by view."""
+FIRST_GUESS = "the attacker's first guess"
 
 
 def write_page(found: Mapping[str, Any], images: Reconstruction, path: Path) -> None:
@@ -81,7 +82,9 @@ def _figure(images: Reconstruction) -> list[tuple[str, list[tuple[str, str, str]
             likeness = one.likeness[0]
             numbers = f"{likeness.psnr:.1f} dB, SSIM {likeness.ssim:.2f}"
             pictures.append((f"from {HELD[view]}", numbers, _png(one.images[likeness.match], low, high)))
-        pictures.append(("the attacker's first guess", "", _png(standardise(images.baseline)[0], low, high)))
+        guess = liken(original[0], images.baseline)
+        numbers = f"{guess.psnr:.1f} dB, SSIM {guess.ssim:.2f}"
+        pictures.append((FIRST_GUESS, numbers, _png(standardise(images.baseline)[0], low, high)))
         rows.append((site, pictures))
     return rows
 
