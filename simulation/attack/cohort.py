@@ -66,6 +66,7 @@ def hold(config: Config, training: Training, phi: Vector, deltas: Mapping[str, V
     for one, member in members.items():
         contribution = Contribution(
             delta=deltas[one].numpy(),
+            weight=1,
             metrics={"loss-sum": 0.0, "episodes": 1.0, "cases": 1.0},
             rounding_key=sha256(dump(("rounding", seeds.derive(config.seed, "attack", name, one)))).digest(),
         )

@@ -24,6 +24,7 @@ from common import seeds
 from common.cases import Cases
 from common.learner import Learner
 from common.tasks.classification import metrics
+from common.weights import unpack
 from simulation.attack.cohort import Sight, Vector
 
 
@@ -75,7 +76,7 @@ def _membership(hospital: Hospital) -> NDArray[np.float64]:
 
 def _losses(learner: Learner, phi: Vector, cases: Cases) -> NDArray[np.float64]:
     """Return every case's loss in nats."""
-    logits = learner.logits(learner.unpack(phi), cases.inputs)
+    logits = learner.logits(unpack(phi, learner.weights()), cases.inputs)
     each = [
         learner.task.loss(logit[None], label[None]) for logit, label in zip(logits, cases.labels, strict=True)
     ]
@@ -86,7 +87,7 @@ def _alignments(
     learner: Learner, phi: Vector, deltas: Sequence[Vector], cases: Cases
 ) -> list[NDArray[np.float64]]:
     """Return for each delta every case's cosine with it."""
-    learner.load(learner.unpack(phi))
+    learner.load(unpack(phi, learner.weights()))
     parameters = list(learner.network.parameters())
     directions = functional.normalize(torch.stack(list(deltas)), dim=1)
     found = []

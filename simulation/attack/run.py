@@ -18,7 +18,7 @@ from client.dataset import Hospital, open_hospital
 from client.episodes import episodes
 from common import seeds, weights
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import longest_delta
+from common.algorithms.algorithm import longest_coordinate, longest_delta
 from common.config import Config
 from common.errors import ConfigError, DataError
 from common.files import write_text
@@ -108,6 +108,12 @@ def _attacked(config: Config) -> str:
     algorithm = Plan(config, []).headliner
     if algorithm is None:
         raise ConfigError("experiment.algorithms names no federated algorithm; name reptile, for instance.")
+    training = config.training_of(algorithm)
+    if ALGORITHMS[algorithm].adapter or (training.head, training.normalisation) != ("shared", "shared"):
+        raise ConfigError(
+            f"algorithms.{algorithm}: the attack needs updates of the whole network with one head for all; "
+            'name reptile or fedavg first, with head = "shared" and normalisation = "shared".'
+        )
     return algorithm
 
 
@@ -154,9 +160,13 @@ def _next_round(config: Config, algorithm: str, hospitals: Sequence[Hospital], p
     deltas = {}
     for one in hospitals:
         generator = seeds.generator(config.seed, "train", one.name, training.rounds + 1)
-        tasks = episodes(one.adaptation, config.task.classes, training, generator)
-        update = update_of(learner, learner.unpack(phi), tasks, training, generator)
-        deltas[one.name] = weights.clip(weights.pack(update.delta), longest_delta(training, len(phi)))
+        tasks = episodes(
+            one.adaptation, config.task.classes, training, generator, halves=ALGORITHMS[algorithm].queries
+        )
+        update = update_of(learner, weights.unpack(phi, learner.weights()), tasks, training, generator)
+        deltas[one.name] = weights.clip(
+            weights.pack(update.delta), longest_delta(training, len(phi)), longest_coordinate(training)
+        )
     return hold(config, training, phi, deltas, "one more round")
 
 

@@ -25,7 +25,7 @@ from server import evaluation
 from server.app import common_input_shape, initial_weights, meta_train
 from server.exchange import exchange
 from server.gather import Gathered, Plain
-from server.secure import SecureSum
+from server.secure import SecureSum, layout_of
 from simulation.grid import InProcessGrid, NodeConfig
 from simulation.secrets import make_secrets
 from tests.conftest import write_table_hospital
@@ -148,7 +148,7 @@ class Round:
 
     def bound(self, survivors: int) -> float:
         """Return the protocol's own bound on each coordinate's error."""
-        layout = self.secure._layout(len(self.nodes))
+        layout = layout_of(self.training, self.secure.bits, len(self.phi), len(self.nodes))
         return layout.error_bound(survivors, survivors)
 
 
