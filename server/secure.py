@@ -154,7 +154,7 @@ class SecureSum:
             raise refusal(Reason.BAD_COHORT)
         first = next(iter(instructions.values()))
         payload = Payload.of(*wire.payload_of(first))
-        layout = self._layout(len(dealt.holders.sites))
+        layout = layout_of(self.training, self.bits, self.parameters, len(dealt.holders.sites))
         requests = aggregator.mask_requests(dealt.holders, dealt.among(sorted(instructions)), payload, layout)
         slot = Slot(self._roster, dealt.holders, next(iter(requests.values())).plan)
         following = self._open(then) if then else None
@@ -228,23 +228,6 @@ class SecureSum:
             self._barred.add(accused)
             self._next = None
 
-    def _layout(self, holders: int) -> Layout:
-        """Return the shape and bounds of every vector of a slot."""
-        by_cases = self.training.weighting == "examples"
-        return Layout(
-            parameters=self.parameters,
-            sites=holders,
-            clip_norm=longest_delta(self.training, self.parameters),
-            coordinate_range=longest_coordinate(self.training),
-            bits=self.bits,
-            max_weight=max(1, 2 ** (WIDEST - self.bits) // holders) if by_cases else 1,
-            metrics=(
-                Metric("loss-sum", 0.0, MOST_LOSS * self.training.episodes, 1e-6),
-                Metric("episodes", 0.0, float(self.training.episodes)),
-                Metric("cases", 0.0, MOST_CASES),
-            ),
-        )
-
     def _take(self, site: str, reply: Message) -> None:
         """Take what a site that does not train was asked for: its key, or a dealing."""
         if site in self._keys:
@@ -287,6 +270,24 @@ class SecureSum:
             except (WireError, SecAggError) as error:
                 missing[site] = str(error)
                 self._weigh(site, str(error))
+
+
+def layout_of(training: Training, bits: int, parameters: int, holders: int) -> Layout:
+    """Return the shape and bounds of every vector of a slot of so many holders."""
+    by_cases = training.weighting == "examples"
+    return Layout(
+        parameters=parameters,
+        sites=holders,
+        clip_norm=longest_delta(training, parameters),
+        coordinate_range=longest_coordinate(training),
+        bits=bits,
+        max_weight=max(1, 2 ** (WIDEST - bits) // holders) if by_cases else 1,
+        metrics=(
+            Metric("loss-sum", 0.0, MOST_LOSS * training.episodes, 1e-6),
+            Metric("episodes", 0.0, float(training.episodes)),
+            Metric("cases", 0.0, MOST_CASES),
+        ),
+    )
 
 
 def _same(asked: str, told: str) -> None:

@@ -124,6 +124,30 @@ def rehearse(
 
 
 @app.command()
+def attack(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides everything random but secrets.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
+    ] = None,
+) -> None:
+    """Show what a curious coordinator gets of one hospital, with and without secure aggregation."""
+    from simulation.attack.page import result_table
+    from simulation.attack.run import attack as perform
+
+    overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
+    loaded = _absolute(configuration.load(config or DEMO, overrides))
+    folder = _fresh(out)
+    with ConsoleProgress() as progress:
+        found = perform(loaded, folder, progress, command=_command())
+    console.print(result_table(found))
+    for name in ("attack.html", "attack.json"):
+        console.print(f"{name:<12} {folder / name}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
     sites: Annotated[int, typer.Option(help="How many hospitals.")] = 6,

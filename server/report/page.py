@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from common.files import write_text
 from server.report import plots
@@ -120,16 +120,21 @@ def write_report(results: Row, path: Path) -> None:
 
     The page loads nothing and runs nothing. It appears whole or not at all.
     """
-    environment = Environment(
-        loader=PackageLoader("server.report", ""),
+    page = environment("server.report").get_template("report.html.j2").render(_context(results))
+    write_text(path, page)
+
+
+def environment(package: str) -> Environment:
+    """Return what renders `package`'s templates, which may include the report's style."""
+    made = Environment(
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader("server.report", "")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "listing": listing}
-    page = environment.get_template("report.html.j2").render(_context(results))
-    write_text(path, page)
+    made.filters |= {"number": number, "percent": percent, "listing": listing}
+    return made
 
 
 def _context(results: Row) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from common.errors import ConfigError
 from common.initialise import shared_weights
 from common.secagg.encoding import dump
 from common.secagg.encoding import load as read
-from common.secagg.messages import MaskRequest, Payload
+from common.secagg.messages import Dealing, MaskRequest, Payload
 from common.weights import pack
 from server import evaluation
 from server.app import common_input_shape, initial_weights, meta_train
 from server.exchange import exchange
 from server.gather import Gathered, Plain
-from server.secure import SecureSum
+from server.secure import SecureSum, layout_of
 from simulation.grid import InProcessGrid, NodeConfig
 from simulation.secrets import make_secrets
 from tests.conftest import write_table_hospital
@@ -148,7 +148,7 @@ class Round:
 
     def bound(self, survivors: int) -> float:
         """Return the protocol's own bound on each coordinate's error."""
-        layout = self.secure._layout(len(self.nodes))
+        layout = layout_of(self.training, self.secure.bits, len(self.phi), len(self.nodes))
         return layout.error_bound(survivors, survivors)
 
 
@@ -299,3 +299,29 @@ def test_robust_means_and_secure_sums_exclude_each_other(five: Make, tmp_path: P
         initial = pack(initial_weights(config, common_input_shape(sites.values())))
         with pytest.raises(ConfigError, match="needs each site's own delta"):
             meta_train(grid, config, "reptile", sites, initial, tmp_path, identities=keys)
+
+
+def test_a_site_whose_shares_nobody_can_open_is_soon_left_out(five: Make) -> None:
+    """It costs the others a slot, not the training."""
+    nodes, keys = five()
+
+    def garble(reply: Message) -> None:
+        told = wire.read_secured(reply)
+        name = "answer" if reply.metadata.message_type == wire.DEAL else "dealing"
+        if getattr(told, name):
+            dealing = read(Dealing, getattr(told, name))
+            broken = replace(dealing, sealed={peer: bytes(len(one)) for peer, one in dealing.sealed.items()})
+            reply.content.config_records["secured"][name] = dump(broken)
+
+    class Garbling(Lossy):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            for reply in super().pull_messages(message_ids):
+                if reply.metadata.src_node_id == 6 and wire.is_secured(reply):
+                    garble(reply)
+                yield reply
+
+    with Garbling(nodes, NEVER) as grid:
+        each = Round(grid, settings(), keys)
+        rounds = [each.securely(server_round) for server_round in (1, 2, 3)]
+    assert [one.sites for one in rounds] == [0, 4, 4]
+    assert list(rounds[-1].missing) == ["site-5"]
