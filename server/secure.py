@@ -115,7 +115,8 @@ class SecureSum:
 
     def _dealings(self, grid: Grid, cohort: Sequence[str], found: Gathered) -> Dealt:
         """Return a slot's dealings: those that came with the last round, or new ones if these are too few."""
-        if self._next is not None and self._next.ready(cohort):
+        sound = self._next is not None and self._barred.isdisjoint(self._next.holders.sites)
+        if self._next is not None and sound and self._next.ready(cohort):
             return self._next
         wanted = cohort if self._keys else sorted(self.sites)
         unknown = [site for site in wanted if site not in self._keys]
@@ -226,7 +227,6 @@ class SecureSum:
         if len(self._accusers[accused]) > max(1, default_colluders(len(self.sites))):
             logger.warning("%s seals what others cannot open; it takes no more part in sums", accused)
             self._barred.add(accused)
-            self._next = None
 
     def _take(self, site: str, reply: Message) -> None:
         """Take what a site that does not train was asked for: its key, or a dealing."""
