@@ -14,9 +14,9 @@ from client.classes import lesson
 from client.dataset import Hospital
 from client.episodes import check_episodes
 from client.part import Part
-from client.policy import Kind, check, policy_of
+from client.policy import Kind, Policy, algorithms_of, at_most, check, policy_of
 from client.secure import secured
-from client.site import Node, hospital_of, prepare
+from client.site import Node, hospital_of, prepare, size_of
 from common import weights, wire
 from common.algorithms import ALGORITHMS
 from common.config import from_json
@@ -88,7 +88,15 @@ def _open(message: Message, context: Context, kind: Kind) -> tuple[Instruction, 
     check(policy_of(node.policy_file), kind, instruction, from_json(instruction.config), sent)
     prepare(node)
     hospital = hospital_of(node, instruction.config)
+    check_sizes(policy_of(node.policy_file), kind, instruction, hospital)
     return instruction, hospital
+
+
+def check_sizes(policy: Policy, kind: Kind, instruction: Instruction, hospital: Hospital) -> None:
+    """Raise PolicyError where a network would be larger than is allowed; nothing is built for that."""
+    shape = tuple(hospital.adaptation.inputs.shape[1:])
+    for algorithm in algorithms_of(kind, instruction, from_json(instruction.config)):
+        at_most(policy.max_parameters, size_of(shape, instruction.config, algorithm), "max-parameters")
 
 
 def _part(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Part, Weights]:

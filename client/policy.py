@@ -119,24 +119,24 @@ def _read(path: Path, mtime_ns: int, size: int) -> Policy:
 
 def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, parameters: int) -> None:
     """Raise PolicyError, which names the key, where a message asks for more than is allowed."""
-    named = _algorithms(kind, instruction, config)
+    named = algorithms_of(kind, instruction, config)
     _among(policy.messages, [kind], "messages")
     _among(policy.algorithms, named, "algorithms")
     _among(policy.tasks, [config.task.kind], "tasks")
     _among(policy.models, [config.model.name], "models")
-    _at_most(policy.max_parameters, parameters, "max-parameters")
-    _at_most(policy.max_image_size, config.data.image_size, "max-image-size")
-    _at_most(policy.max_replicates, instruction.replicates, "max-replicates")
+    at_most(policy.max_parameters, parameters, "max-parameters")
+    at_most(policy.max_image_size, config.data.image_size, "max-image-size")
+    at_most(policy.max_replicates, instruction.replicates, "max-replicates")
     for algorithm in named:
         training = config.training_of(algorithm)
-        _at_most(policy.max_rounds, max(training.rounds, instruction.server_round), "max-rounds")
-        _at_most(policy.max_steps, ALGORITHMS[algorithm].steps(training), "max-steps")
+        at_most(policy.max_rounds, max(training.rounds, instruction.server_round), "max-rounds")
+        at_most(policy.max_steps, ALGORITHMS[algorithm].steps(training), "max-steps")
     if instruction.recipe:
         steps = wire.decode_recipe(instruction.recipe).steps
-        _at_most(policy.max_steps, instruction.draws * steps, "max-steps")
+        at_most(policy.max_steps, instruction.draws * steps, "max-steps")
 
 
-def _algorithms(kind: Kind, instruction: Instruction, config: Config) -> list[str]:
+def algorithms_of(kind: Kind, instruction: Instruction, config: Config) -> list[str]:
     """Return the algorithms that a message is about: a description is about all that a run will use."""
     return list(config.experiment.algorithms) if kind == "describe" else [instruction.algorithm]
 
@@ -146,6 +146,7 @@ def _among(allowed: tuple[str, ...], asked: list[str], key: str) -> None:
         raise PolicyError(key)
 
 
-def _at_most(bound: int, asked: int, key: str) -> None:
+def at_most(bound: int, asked: int, key: str) -> None:
+    """Raise PolicyError, which names the key, where more is asked for than its bound."""
     if asked > bound:
         raise PolicyError(key)

@@ -30,7 +30,7 @@ from client.dataset import Hospital, join, open_hospital
 from client.tables import offers
 from common.config import from_json
 from common.errors import DataError
-from common.initialise import learner_of_algorithm
+from common.initialise import learner_of_algorithm, parameters_of
 from common.learner import Learner, device_of
 from common.sections import Task
 
@@ -116,3 +116,9 @@ def learner_of(
     """Return an algorithm's network for such inputs (see `learner_of_algorithm`), built once per process."""
     device = device_of(node_device)
     return learner_of_algorithm(from_json(config_json), algorithm, input_shape, device, fresh_head)
+
+
+@lru_cache(maxsize=64)
+def size_of(input_shape: tuple[int, ...], config_json: str, algorithm: str) -> int:
+    """Return how many parameters an algorithm's network would have, before it is built."""
+    return parameters_of(from_json(config_json), algorithm, input_shape)

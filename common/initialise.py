@@ -30,10 +30,7 @@ def learner_of_algorithm(
     The head has the outputs that cross where it is phi's own, and begins at 0 where it is a fresh one for
     `classes` (0: none at all).
     """
-    adapter = ALGORITHMS[algorithm].adapter
-    if adapter is None and not classes and config.training_of(algorithm).head == "shared":
-        adapter = _head(config, heads.outputs(config, algorithm))
-    return _learner(config, input_shape, device, adapter or _fresh_head(config, classes))
+    return _learner(config, input_shape, device, _adapter(config, algorithm, classes))
 
 
 def shared_weights(config: Config, algorithm: str, input_shape: tuple[int, ...]) -> Weights:
@@ -42,11 +39,25 @@ def shared_weights(config: Config, algorithm: str, input_shape: tuple[int, ...])
     return learner.shared(config.training_of(algorithm).normalisation)
 
 
+def parameters_of(config: Config, algorithm: str, input_shape: tuple[int, ...]) -> int:
+    """Return how many parameters an algorithm's network has, without making room for any of them."""
+    with torch.device("meta"):
+        network = build(config.model, input_shape, _adapter(config, algorithm, 0), seed=0)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def _learner(
     config: Config, input_shape: tuple[int, ...], device: torch.device, adapter: Callable[[int], nn.Module]
 ) -> Learner:
     network = build(config.model, input_shape, adapter, seed=seeds.derive(config.seed, "phi"))
     return Learner(network, TASKS[config.task.kind], device)
+
+
+def _adapter(config: Config, algorithm: str, classes: int) -> Callable[[int], nn.Module]:
+    adapter = ALGORITHMS[algorithm].adapter
+    if adapter is None and not classes and config.training_of(algorithm).head == "shared":
+        adapter = _head(config, heads.outputs(config, algorithm))
+    return adapter or _fresh_head(config, classes)
 
 
 def _head(config: Config, classes: int) -> Callable[[int], nn.Module]:

@@ -11,6 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
 from client.peers import peers_of
+from client.policy import guarded
 from client.secure import Desk
 from client.site import Node, hospital_of
 from client.vault import Vault
@@ -18,6 +19,7 @@ from client.worker import NodeConfig, answer
 from common import wire
 from common.config import Config, load
 from common.errors import DataError, WireError
+from common.initialise import parameters_of
 from common.secagg.identity import Identity
 from common.secagg.numbers import Policy
 from common.secagg.site import Member
@@ -121,3 +123,16 @@ def test_who_is_not_named_any_more_does_not_change_the_digest(tmp_path: Path) ->
         "north": True,
         "south": False,
     }
+
+
+def test_a_network_beyond_the_bound_is_refused_before_it_is_built(
+    node: NodeConfig, config: Config, tmp_path: Path
+) -> None:
+    """Forty thousand channels would take a hundred gigabytes; the refusal takes none."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(guarded())
+    wide = load(None, ['task.classes=["normal","nodule"]', 'model.name="mlp"', "model.width=100000"])
+    reply = answer(app, message("train", wide), {**node, "policy": str(policy)})
+    assert reply.error.code == wire.FORBIDDEN
+    assert "max-parameters" in str(reply.error.reason)
+    assert parameters_of(config, "reptile", (4,)) == 4 * 4 + 4 + 4 * 4 + 4 + 4 + 1
