@@ -137,7 +137,7 @@ def _judged(reply: Message, question: Question, headline: str, metrics: frozense
     fits = (
         answer.draws.keys() == answer.replicates.keys() == metrics
         and headline in answer.draws
-        and not any(np.isnan(answer.replicates[name]).all() for name in answer.draws)
+        and not any(len(values) and np.isnan(values).all() for values in answer.replicates.values())
         and all(len(values) in (1, question.draws) for values in answer.draws.values())
         and all(len(values) == question.replicates for values in answer.replicates.values())
     )
