@@ -68,10 +68,10 @@ class Reconstruction:
 
 
 def settings_tried(settings: Settings, ground: Training) -> list[Setting]:
-    """Return the favourable setting, and those in which one thing after another is less so."""
+    """Return the attack's own setting, and others nearer to how hospitals train."""
     many, steps, all_ = settings.batch, ground.inner_steps, settings.sights
     return [
-        Setting("the most favourable", 1, "sgd", 1, all_),
+        Setting("one image, one step", 1, "sgd", 1, all_),
         Setting("one delta alone", 1, "sgd", 1, 1),
         Setting(f"{many} images a step", many, "sgd", 1, all_),
         Setting("more steps", 1, "sgd", steps, all_),
