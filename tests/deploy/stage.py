@@ -25,10 +25,14 @@ from client.fleet import Fleet
 from client.home import Home
 from common import service
 from common.config import Config, load
+from common.errors import LinkError
+from server.control import Control
+from server.federation import Federation
+from server.roster import Roster
 from simulation.grid import NodeConfig
 from simulation.rehearse import Rehearsal
 
-ROUNDS = 6
+ROUNDS = 4
 HERE = Path(sys.executable).parent
 
 
@@ -140,14 +144,19 @@ def worker_process(stage: Rehearsal, hospital: str) -> int:
     return int(told["worker"])
 
 
+def online(stage: Rehearsal) -> set[str]:
+    """Return the hospitals that are connected now."""
+    federation = Federation.load(stage.coordinator)
+    try:
+        nodes = {node.node_id for node in Control(federation).nodes() if node.status == "online"}
+    except LinkError:
+        return set()
+    return {entry.hospital for entry in Roster(federation.roster).entries() if entry.node_id in nodes}
+
+
 def connected(stage: Rehearsal, *hospitals: str) -> None:
     """Wait until these hospitals, and perhaps others, are connected."""
-
-    def all_there() -> bool:
-        line = next(one for one in stage.coordinate("status").splitlines() if one.startswith("connected"))
-        return set(hospitals) <= {name.strip(",") for name in line.split()[1:]}
-
-    until(all_there)
+    until(lambda: set(hospitals) <= online(stage))
 
 
 def freeze(pid: int) -> None:
