@@ -62,6 +62,12 @@ class Control:
             ],
         )
 
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
     def register(self, node_key: bytes) -> int:
         """Return the node id of the node whose public key (DER) may connect from now on."""
         pem = pem_of(node_key)

@@ -148,7 +148,8 @@ def online(stage: Rehearsal) -> set[str]:
     """Return the hospitals that are connected now."""
     federation = Federation.load(stage.coordinator)
     try:
-        nodes = {node.node_id for node in Control(federation).nodes() if node.status == "online"}
+        with Control(federation) as control:
+            nodes = {node.node_id for node in control.nodes() if node.status == "online"}
     except LinkError:
         return set()
     return {entry.hospital for entry in Roster(federation.roster).entries() if entry.node_id in nodes}
