@@ -11,8 +11,9 @@ from flwr.serverapp import Grid
 
 from common import weights
 from common.config import Config
+from common.initialise import shared_weights
 from server import evaluation, outer_loop
-from server.app import common_input_shape, initial_weights
+from server.app import common_input_shape
 from server.exchange import exchange
 from server.strategy import MetaStrategy
 
@@ -39,7 +40,7 @@ class Rounds:
     def __init__(self, grid: Grid, config: Config) -> None:
         self._grid = grid
         sites = evaluation.describe(grid, config).all_of_them()
-        phi = weights.pack(initial_weights(config, common_input_shape(sites.values())))
+        phi = weights.pack(shared_weights(config, "reptile", common_input_shape(sites.values())))
         nodes = {name: node for name, (node, _) in sites.items()}
         self._strategy = MetaStrategy(config, "reptile", nodes, outer_loop.init(phi))
 
