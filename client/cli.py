@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ from client.enrol import join as enrol
 from client.home import Home
 from client.peers import Peers
 from common import service, terminal
-from common.errors import ConfigError
 from common.identity import fingerprint
 from common.terminal import ConsoleProgress, console
 
@@ -131,7 +129,7 @@ def start(
 ) -> None:
     """Start the node; it opens connections to the coordinator and accepts none."""
     home = Home.load(directory)
-    argv = [_program(), "start", "--foreground", "--dir", str(home.directory)]
+    argv = [service.own_command("zamenis-hospital"), "start", "--foreground", "--dir", str(home.directory)]
     if systemd:
         title, states = (
             f"Zamenis node of {home.settings.site}",
@@ -267,11 +265,3 @@ def _serve(home: Home) -> None:
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
         node.run()
-
-
-def _program() -> str:
-    """Return the command itself, for a process of its own."""
-    found = shutil.which("zamenis-hospital", path=str(Path(sys.executable).parent)) or sys.argv[0]
-    if not Path(found).is_file():
-        raise ConfigError("zamenis-hospital is not installed; pip install it, or use start --foreground.")
-    return found

@@ -12,7 +12,7 @@ from client.kept import Kept
 from client.site import Node, learner_of
 from common import heads, seeds, weights, wire
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import longest_coordinate, longest_delta
+from common.algorithms.algorithm import clipped
 from common.config import Config
 from common.learner import Learner
 from common.sections import Training
@@ -46,8 +46,7 @@ class Part:
         if kept:
             stays = {name: begun[name] + update.delta[name] for name in learner.normalisation()}
             kept.keep(stays, server_round)
-        delta = weights.pack({name: update.delta[name] for name in phi})
-        delta = weights.clip(delta, longest_delta(training, len(delta)), longest_coordinate(training))
+        delta = clipped(weights.pack({name: update.delta[name] for name in phi}), training)
         return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases))
 
     def judge(self, phi: Weights) -> Judge:

@@ -88,6 +88,11 @@ def guarded() -> str:
     return GUARDED.format(**{key: _listed(names) for key, names in lists.items()})
 
 
+def starting() -> Policy:
+    """Return the policy that a hospital starts with."""
+    return validate(Policy, tomllib.loads(guarded()), "policy.toml")
+
+
 def _listed(names: Sequence[str]) -> str:
     """Return names as a TOML array, over several lines where it is long."""
     quoted = [f'"{name}"' for name in names]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,30 +40,24 @@ class Vault:
         nothing changes.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._open()) as database:
-            database.execute("BEGIN EXCLUSIVE")
+        with self._transaction() as database:
             row = database.execute("SELECT state FROM run WHERE id = ?", (run,)).fetchone()
             before = state.restore(row[0]) if row else site.join(member, run, int(time.time()))
             after, answer = transition(before)
             self._keep(database, run, state.save(after))
-            database.execute("COMMIT")
         return answer
 
     def finish(self, run: str) -> None:
         """Erase a run's secrets; its id is refused from now on."""
-        with closing(self._open()) as database:
-            database.execute("BEGIN EXCLUSIVE")
+        with self._transaction() as database:
             self._finish(database, run)
-            database.execute("COMMIT")
 
     def tidy(self) -> None:
         """Finish runs that were abandoned long ago."""
-        with closing(self._open()) as database:
-            database.execute("BEGIN EXCLUSIVE")
+        with self._transaction() as database:
             old = database.execute("SELECT id FROM run WHERE at < ?", (time.time() - ABANDONED,)).fetchall()
             for (run,) in old:
                 self._finish(database, run)
-            database.execute("COMMIT")
 
     def _finish(self, database: sqlite3.Connection, run: str) -> None:
         row = database.execute("SELECT state FROM run WHERE id = ?", (run,)).fetchone()
@@ -73,6 +67,14 @@ class Vault:
     def _keep(self, database: sqlite3.Connection, run: str, content: bytes) -> None:
         values = (run, content, time.time())
         database.execute("INSERT OR REPLACE INTO run (id, state, at) VALUES (?, ?, ?)", values)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the database to one caller at a time; what it changed is on disk after, or not at all."""
+        with closing(self._open()) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            yield database
+            database.execute("COMMIT")
 
     def _open(self) -> sqlite3.Connection:
         new = not self.path.exists()

@@ -12,12 +12,13 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import ServiceError
+from common.errors import ConfigError, ServiceError
 from common.files import PRIVATE
 
 STARTING = 120.0
@@ -33,6 +34,14 @@ def _forget_in_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_fork)
+
+
+def own_command(name: str) -> str:
+    """Return the path of our command `name`, for a process of its own; ConfigError where it is missing."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or sys.argv[0]
+    if not Path(found).is_file():
+        raise ConfigError(f"{name} is not installed; pip install it, or use start --foreground.")
+    return found
 
 
 def start(argv: Sequence[str], *, folder: Path, name: str) -> int:

@@ -152,7 +152,13 @@ def start(
 ) -> None:
     """Start the coordinator's service: Flower's SuperLink and the enrolment of hospitals, on one port."""
     federation = Federation.load(directory)
-    argv = [_program(), "start", "--foreground", "--dir", str(federation.directory)]
+    argv = [
+        service.own_command("zamenis-coordinator"),
+        "start",
+        "--foreground",
+        "--dir",
+        str(federation.directory),
+    ]
     if systemd:
         sys.stdout.write(
             service.systemd_unit(f"Zamenis coordinator {federation.name}", argv, federation.directory)
@@ -299,12 +305,9 @@ def _carry_out(federation: Federation, name: str) -> None:
 
 
 def _tell(results: Mapping[str, Any], folder: Path) -> None:
-    from server.report.console import result_table, summary
+    from server.report.console import tell
 
-    if results["rows"]:
-        console.print(result_table(results))
-    names = ("report.html", "results.json", "phi.safetensors", "config.toml")
-    console.print(summary(results, {name: folder / name for name in names}))
+    tell(console, results, folder)
 
 
 def _serve(federation: Federation) -> None:
@@ -346,11 +349,3 @@ def _seconds(duration: str) -> int:
     if not found or not int(found[1]):
         raise ConfigError(f"--expires {duration}: must read like 30m, 12h, 7d or 2w.")
     return int(found[1]) * UNITS[found[2]]
-
-
-def _program() -> str:
-    """Return the command itself, for a process of its own."""
-    found = shutil.which("zamenis-coordinator", path=str(Path(sys.executable).parent)) or sys.argv[0]
-    if not Path(found).is_file():
-        raise ConfigError("zamenis-coordinator is not installed; pip install it, or use start --foreground.")
-    return found

@@ -26,8 +26,7 @@ from server.experiment.results import results
 from server.federation import Federation
 from server.link import open_run
 from server.logs import Aloud, log_to
-from server.report.events import write_events
-from server.report.page import write_report
+from server.report.files import RESULTS, write_results
 from server.roster import Roster
 
 logger = logging.getLogger("zamenis.server")
@@ -37,7 +36,7 @@ UNMASKED = (
     "Secure aggregation is OFF: this coordinator will see every hospital's own update, from which images of "
     "patients can be reconstructed. Hospitals whose policy requires it take no part."
 )
-DONE, CONFIG = "results.json", "config.toml"
+CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether its results are written."""
-        return (self.folder / DONE).is_file()
+        return (self.folder / RESULTS).is_file()
 
     @property
     def hospitals(self) -> list[str]:
@@ -72,7 +71,7 @@ class Run:
         """What was found. Raises ConfigError where the run has not finished."""
         if not self.finished:
             raise ConfigError(f"run {self.name} has not finished; zamenis-coordinator resume {self.name}.")
-        found: Mapping[str, Any] = json.loads((self.folder / DONE).read_text(encoding="utf-8"))
+        found: Mapping[str, Any] = json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
         return found
 
 
@@ -126,9 +125,7 @@ def carry_out(
     found = results(config, outcome, command=command, workers=len(outcome.hospitals))
     found["engine"] = "deployed"
     found["aggregation"] = "plain" if config.secure_aggregation.where == "nowhere" else "secure"
-    write_text(run.folder / DONE, json.dumps(found, indent=1, allow_nan=False))
-    write_report(found, run.folder / "report.html")
-    write_events(found, run.folder / "tensorboard")
+    write_results(found, run.folder)
     return found
 
 

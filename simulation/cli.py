@@ -295,12 +295,9 @@ def _command() -> str:
 
 
 def _tell(results: Any, folder: Path) -> None:
-    from server.report.console import result_table, summary
+    from server.report.console import tell
 
-    if results["rows"]:
-        console.print(result_table(results))
-    names = ("report.html", "results.json", "phi.safetensors", "config.toml")
-    console.print(summary(results, {name: folder / name for name in names}))
+    tell(console, results, folder)
 
 
 def _tell_hospitals(written: list[Path]) -> None:

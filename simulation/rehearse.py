@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.home import Home
-from client.policy import Policy
+from client.policy import starting
 from common import service
 from common.config import Config
 from common.errors import ConfigError, ZamenisError
@@ -134,7 +134,7 @@ def rehearse(config: Config, out: Path, progress: Progress) -> Path:
     hospitals = hospital_folders(config, out, progress)
     write_text(out / "config.toml", config.to_toml())
     if config.secure_aggregation.where != "nowhere":
-        Plan(config, [folder.name for folder in hospitals]).check_sums(Policy().min_cohort)
+        Plan(config, [folder.name for folder in hospitals]).check_sums(starting().min_cohort)
     with federation(hospitals, config, out / "stage", progress) as rehearsal:
         step = progress.phase("Running it", 1)
         rehearsal.coordinate("run", str(out / "config.toml"))

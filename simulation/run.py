@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from server.experiment.conduct import Progress, conduct, pool_name
 from server.experiment.plan import Plan
 from server.experiment.results import results
 from server.logs import log_to
-from server.report.events import write_events
-from server.report.page import write_report
+from server.report.files import write_results
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
 from simulation.grid import NodeConfig
@@ -47,9 +45,7 @@ def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> 
         config.engine,
     )
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
-    write_text(out / "results.json", json.dumps(found, indent=1, allow_nan=False))
-    write_report(found, out / "report.html")
-    write_events(found, out / "tensorboard")
+    write_results(found, out)
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common import weights
 from common.cases import Cases, Episode
 from common.inner_loop import InnerLoop, inner_loop
 from common.learner import Learner
@@ -89,6 +90,11 @@ def longest_delta(training: Training, parameters: int) -> float:
     """Return the L2 norm that no site's delta may exceed (`clip-norm` in [training])."""
     reach = training.inner_lr * steps_at_a_site(training) * math.sqrt(parameters)
     return training.clip_norm or reach
+
+
+def clipped(delta: Tensor, training: Training) -> Tensor:
+    """Return a site's delta `[parameter]` within the bounds of its norm and of every coordinate."""
+    return weights.clip(delta, longest_delta(training, len(delta)), longest_coordinate(training))
 
 
 def inner_settings(training: Training) -> InnerLoop:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich import box
+from rich.console import Console
 from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,14 @@ from server.report.page import headline, percent
 SHOWN_HOSPITALS = 12
 """A run with more shows means and worst hospitals alone; the report has them all."""
 SHOWN_LEFT_OUT = 6
+
+
+def tell(console: Console, results: Row, folder: Path) -> None:
+    """Print a finished run's table, where it has one, its summary, and the files that it left in `folder`."""
+    if results["rows"]:
+        console.print(result_table(results))
+    names = ("report.html", "results.json", "phi.safetensors", "config.toml")
+    console.print(summary(results, {name: folder / name for name in names}))
 
 
 def result_table(results: Row) -> Table:

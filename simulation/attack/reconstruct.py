@@ -10,7 +10,7 @@ import torch
 from client.dataset import Hospital
 from common import seeds, weights
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import longest_coordinate, longest_delta
+from common.algorithms.algorithm import clipped
 from common.cases import Cases, Episode
 from common.config import Config
 from common.initialise import learner_for
@@ -184,8 +184,7 @@ def _delta(
     update_of = ALGORITHMS[algorithm].local_update
     assert update_of is not None  # noqa: S101 - only federated algorithms are attacked
     update = update_of(learner, phi, [Episode(cases, cases)], training, generator)
-    delta = weights.pack(update.delta)
-    return weights.clip(delta, longest_delta(training, len(delta)), longest_coordinate(training))
+    return clipped(weights.pack(update.delta), training)
 
 
 def _phis(config: Config, shape: tuple[int, ...], count: int) -> list[Weights]:

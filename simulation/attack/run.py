@@ -18,7 +18,7 @@ from client.dataset import Hospital, open_hospital
 from client.episodes import episodes
 from common import seeds, weights
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import longest_coordinate, longest_delta
+from common.algorithms.algorithm import clipped
 from common.config import Config
 from common.errors import ConfigError, DataError
 from common.files import write_text
@@ -164,9 +164,7 @@ def _next_round(config: Config, algorithm: str, hospitals: Sequence[Hospital], p
             one.adaptation, config.task.classes, training, generator, halves=ALGORITHMS[algorithm].queries
         )
         update = update_of(learner, weights.unpack(phi, learner.weights()), tasks, training, generator)
-        deltas[one.name] = weights.clip(
-            weights.pack(update.delta), longest_delta(training, len(phi)), longest_coordinate(training)
-        )
+        deltas[one.name] = clipped(weights.pack(update.delta), training)
     return hold(config, training, phi, deltas, "one more round")
 
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
 
-from client.policy import Kind, Policy, check, guarded, policy_of
+from client.policy import Kind, Policy, check, guarded, policy_of, starting
 from common.algorithms import ALGORITHMS
 from common.config import Config, load
 from common.errors import ConfigError, PolicyError
 from common.inner_loop import InnerLoop
-from common.settings import validate
 from common.wire import Instruction, encode_recipe
-
-
-def new() -> Policy:
-    """Return the policy that a new hospital has."""
-    return validate(Policy, tomllib.loads(guarded()), "policy.toml")
 
 
 def ask(policy: Policy, kind: Kind, config: Config, *, parameters: int = 10, **fields: object) -> None:
@@ -29,7 +22,7 @@ def ask(policy: Policy, kind: Kind, config: Config, *, parameters: int = 10, **f
 
 def test_a_new_hospital_allows_every_federated_algorithm_and_only_masked_updates() -> None:
     """Its file says so itself, and is a valid policy."""
-    policy = new()
+    policy = starting()
     assert set(policy.algorithms) == {name for name, one in ALGORITHMS.items() if not one.pooled}
     assert policy.secure_aggregation == "required"
     assert policy.min_cohort == 3
@@ -53,13 +46,13 @@ def test_a_new_hospital_allows_every_federated_algorithm_and_only_masked_updates
 def test_what_is_too_much_is_refused_by_its_key(key: str, override: str, fields: dict[str, int]) -> None:
     """The refusal names the key of policy.toml and nothing else of the hospital."""
     with pytest.raises(PolicyError, match=key) as refused:
-        ask(new(), "train", load(None, [override]), **fields)
+        ask(starting(), "train", load(None, [override]), **fields)
     assert refused.value.key == key
 
 
 def test_draws_times_steps_of_an_evaluation_count() -> None:
     """A recipe's steps come with the message, not with the configuration."""
-    trusting = new().model_copy(update={"messages": ("describe", "train", "evaluate")})
+    trusting = starting().model_copy(update={"messages": ("describe", "train", "evaluate")})
     recipe = encode_recipe(InnerLoop(steps=20_001, lr=0.1))
     with pytest.raises(PolicyError, match="max-steps"):
         ask(trusting, "evaluate", load(), draws=10, recipe=recipe)
@@ -69,7 +62,7 @@ def test_draws_times_steps_of_an_evaluation_count() -> None:
 
 def test_kinds_of_messages_can_be_closed() -> None:
     """A hospital may be counted and never train."""
-    policy = new().model_copy(update={"messages": ("describe",)})
+    policy = starting().model_copy(update={"messages": ("describe",)})
     with pytest.raises(PolicyError, match="messages"):
         ask(policy, "train", load())
 
