@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
@@ -45,6 +46,8 @@ logger = logging.getLogger("zamenis.node")
 PATIENCE = 10.0
 """Flower's shortest heartbeat interval in seconds; it calls a node offline after twice that."""
 
+ATTEMPTS, BETWEEN_ATTEMPTS = 4, 0.5
+"""How often a piece of a message is asked for while the coordinator has trouble, and seconds in between."""
 UNAUTHORIZED = 401
 SERVER_ERROR = 500
 """From this status on it is the coordinator that has trouble."""
@@ -130,7 +133,7 @@ class Fleet:
 
         def pull(identifier: str) -> bytes:
             wanted = PullObjectRequest(node=self._node, run_id=run_id, object_id=identifier)
-            found = _ask(self._client.PullObject, wanted)
+            found = _insist(self._client.PullObject, wanted)
             if not found.object_found:
                 raise ObjectPullError(identifier, "it is not there")
             if not found.object_available:
@@ -183,9 +186,11 @@ class Fleet:
     def _confirm(self, run_id: int, message_id: str) -> None:
         receipt = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=message_id)
         try:
-            _ask(self._client.ConfirmMessageReceived, receipt)
+            _insist(self._client.ConfirmMessageReceived, receipt)
         except UnwantedError:
             logger.info("the run ended while its message came in")
+        except LineError as error:
+            logger.info("a message came whole, and the line broke: %s", error)
 
     def _sign_off(self) -> None:
         try:
@@ -200,6 +205,17 @@ class Fleet:
                 _ask(self._client.SendNodeHeartbeat, beat)
             except ZamenisError as error:
                 logger.debug("a heartbeat was lost: %s", error)
+
+
+def _insist(call: Callable[[Request], Answer], request: Request) -> Answer:
+    """Ask again where the coordinator has trouble for a moment: a message is handed out only once."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _ask(call, request)
+        except LineError as error:
+            logger.info("asking again: %s", error)
+            time.sleep(BETWEEN_ATTEMPTS)
+    return _ask(call, request)
 
 
 def _ask(call: Callable[[Request], Answer], request: Request) -> Answer:

@@ -52,6 +52,7 @@ class Node:
         policy_of(self.home.policy)
         self._worker = Worker(config_of(self.home), seconds=0.0, log=str(self.home.logs / "worker.log"))
         self._answered = 0
+        self._unsent: Message | None = None  # a reply outlives the line that it was computed on
         self._told: dict[str, object] = {}
 
     def run(self) -> None:
@@ -92,20 +93,25 @@ class Node:
         """Answer messages for as long as this node may work."""
         last = time.monotonic()
         while not self.stopping.is_set() and not self._asleep():
-            try:
-                message = line.receive(limit=policy_of(self.home.policy).max_message_mib * 2**20)
-                reply = self._answer(message) if message else None
-            except UnusableError as error:
-                reply = self._refuse(error.message, wire.REFUSED, str(error))
-            if reply is None:
+            self._unsent = self._unsent or self._next_reply(line)
+            if self._unsent is None:
                 pause = (time.monotonic() - last) / 10
                 self.stopping.wait(min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE))
                 continue
-            if not line.send(reply):
+            if not line.send(self._unsent):
                 logger.warning("the reply came too late: its round or its run is over")
+            self._unsent = None
             last = time.monotonic()
             self._answered += 1
             self._tell("connected")
+
+    def _next_reply(self, line: Fleet) -> Message | None:
+        """Return the reply to the next message, or None where none waits."""
+        try:
+            message = line.receive(limit=policy_of(self.home.policy).max_message_mib * 2**20)
+        except UnusableError as error:
+            return self._refuse(error.message, wire.REFUSED, str(error))
+        return self._answer(message) if message else None
 
     def _answer(self, message: Message) -> Message:
         """Return the worker's reply, or a refusal where it has none."""

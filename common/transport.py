@@ -122,5 +122,5 @@ def from_bytes(content: bytes) -> Message:
 def broken(header: Header) -> Message:
     """Return, for a reply whose parts never came or do not fit, an error in its place."""
     received = message_from_proto(header)
-    error = Error(code=ErrorCode.MESSAGE_UNAVAILABLE, reason="its reply did not arrive whole.")
+    error = Error(code=ErrorCode.UNKNOWN, reason="its reply did not arrive whole.")
     return make_message(metadata=received.metadata, error=error)

@@ -26,6 +26,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -46,6 +47,7 @@ RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
 """Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
+SILENT = "did not answer in time"
 WORDS = {
     REFUSED: "its data cannot be used for this run; the hospital's own log says why.",
     FAILED: "something failed there; the hospital's own log has the rest.",
@@ -54,6 +56,12 @@ WORDS = {
     INSECURE: "it refuses a step of secure aggregation; its own log says which.",
     LOST: "the process that computed there was lost with its message; the next message finds another.",
 }
+LINK_WORDS = {
+    ErrorCode.MESSAGE_UNAVAILABLE: SILENT,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: SILENT,
+    ErrorCode.NODE_UNAVAILABLE: "its node is not connected",
+}
+"""Our words for what a SuperLink says in a site's place; there a message's time is up a little earlier."""
 LONGEST_WORDS = 400
 """Characters of a hospital's words that a coordinator reads."""
 
@@ -382,7 +390,8 @@ def refuse(message: Message, code: int, words: str) -> Message:
 
 def words_of(reply: Message) -> str:
     """Return why a reply is an error."""
-    return printable(reply.error.reason or "") or WORDS.get(reply.error.code, "it gave no reason.")
+    code, reason = reply.error.code, printable(reply.error.reason or "")
+    return LINK_WORDS.get(code) or reason or WORDS.get(code, "it gave no reason.")
 
 
 def vector(values: Float[Tensor, "parameter"]) -> ArrayRecord:

@@ -66,7 +66,7 @@ def describe(
     nodes = [node for node in grid.get_node_ids() if names is None or node in names]
     messages = [wire.instruct(node, wire.DESCRIBE, instruction, seconds=timeout) for node in nodes]
     known: dict[str, tuple[int, wire.Description]] = {}
-    troubles = {} if names is None else {node: f"{names[node]}: did not answer in time." for node in nodes}
+    troubles = {} if names is None else {node: f"{names[node]}: {wire.SILENT}." for node in nodes}
     for place, reply in exchange(grid, messages, timeout=timeout):
         on_reply()
         node = nodes[place]
@@ -123,8 +123,8 @@ def judge(
         yield place, answer
     for place in sorted(silent):
         if on_trouble is None:
-            raise DataError(f"{questions[place].site}: did not answer in time.")
-        on_trouble(place, "it did not answer in time")
+            raise DataError(f"{questions[place].site}: {wire.SILENT}.")
+        on_trouble(place, f"it {wire.SILENT}")
 
 
 def _judged(reply: Message, question: Question, headline: str, metrics: frozenset[str]) -> wire.Judgement:

@@ -15,7 +15,6 @@ from common.sections import Training
 from server.aggregate import aggregator, in_order
 from server.outer_loop import Vector
 
-SILENT = "did not answer in time"
 ROUNDING = 1e-5
 """Relative error that float32 may add to the length of a clipped delta."""
 
@@ -43,7 +42,7 @@ class Plain:
 
     def gather(self, cohort: Sequence[str], replies: Iterable[Message]) -> Gathered:
         """Return what the replies of a round's cohort bring together."""
-        found = Gathered(dict.fromkeys(cohort, SILENT))
+        found = Gathered(dict.fromkeys(cohort, wire.SILENT))
         deltas = aggregator(self.training, self.parameters)
         by_cases = self.training.weighting == "examples"
         for site, contribution in self._usable(cohort, replies, found.missing):

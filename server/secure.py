@@ -29,7 +29,7 @@ from common.secagg.numbers import default_colluders
 from common.secagg.reasons import Reason, refusal
 from common.sections import Training
 from server.exchange import exchange
-from server.gather import SILENT, Gathered, why
+from server.gather import Gathered, why
 
 logger = logging.getLogger("zamenis.server")
 WIDEST = 32
@@ -81,7 +81,7 @@ class SecureSum:
     def gather(self, grid: Grid, instructions: Mapping[str, Message], then: Sequence[str]) -> Gathered:
         """Return what a round's cohort brings together; `then` is the next round's cohort, or nobody."""
         cohort = sorted(instructions)
-        found = Gathered(dict.fromkeys(cohort, SILENT))
+        found = Gathered(dict.fromkeys(cohort, wire.SILENT))
         try:
             dealt = self._dealings(grid, cohort, found)
             slot = self._train(grid, dealt, instructions, then, found)

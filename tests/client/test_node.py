@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from flwr.app import Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from typer.testing import CliRunner
 
 from client.cli import app
 from client.enrol import join
+from client.fleet import LineError
 from client.home import Home
 from client.node import WAITING, Node, State, state_of
 from common import service
@@ -110,3 +113,45 @@ def test_confirming_asks_for_what_others_read_out(tmp_path: Path) -> None:
     assert olaf.fingerprint in right.output
     assert "Confirmed: st-olaf." in right.output
     assert all(peer.confirmed for peer in anna.peers().pinned.values())
+
+
+class BrokenLine:
+    """A line that hands out one message and breaks on the first reply."""
+
+    def __init__(self) -> None:
+        self.waiting = [Message(RecordDict(), 7, "query.nonsense")]
+        self.sent: list[Message] = []
+        self.breaks = 1
+
+    def __enter__(self) -> BrokenLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def receive(self, *, limit: int) -> Message | None:
+        """Return the message, once."""
+        return self.waiting.pop() if self.waiting else None
+
+    def send(self, reply: Message) -> bool:
+        """Take a reply, but for the first time."""
+        if self.breaks:
+            self.breaks -= 1
+            raise LineError("the coordinator is not ready")
+        self.sent.append(reply)
+        return True
+
+
+def test_a_reply_outlives_the_line_that_breaks_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was computed is sent over the next line: a message is handed out only once."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    line = BrokenLine()
+    monkeypatch.setattr(Node, "_line", lambda node: line)
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "home", port)
+        with running(home):
+            until(lambda: line.sent)
+    assert [reply.has_error() for reply in line.sent] == [True]

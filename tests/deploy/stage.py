@@ -100,7 +100,11 @@ class Attempt:
 
     def after(self, rounds: int) -> None:
         """Wait until so many rounds are finished."""
-        until(lambda: len(self.rounds()) >= rounds or self.process.poll() is not None)
+        try:
+            until(lambda: len(self.rounds()) >= rounds or self.process.poll() is not None, within=120.0)
+        except AssertionError:
+            self.process.kill()
+            raise AssertionError(f"{self.log}\n{self.process.communicate()[0]}") from None
         assert self.process.poll() is None, self.process.communicate()[0]
 
     def end(self, *, code: int = 0, within: float = 90.0) -> str:
