@@ -78,13 +78,14 @@ def _folds(
     support: Cases, generator: torch.Generator
 ) -> Iterator[tuple[Int[Tensor, "learn"], Int[Tensor, "check"]]]:
     """Yield (learn, check) index pairs, patients apart, every class spread evenly over the folds."""
-    counts = [int((support.labels == label).sum()) for label in torch.unique(support.labels)]
+    strata = support.strata
+    counts = [int((strata == label).sum()) for label in torch.unique(strata)]
     folds = min(FOLDS, *counts) if counts else 0
     if folds < 2:
         return
     fold_of = torch.empty(len(support), dtype=torch.int64)
-    for label in torch.unique(support.labels):
-        members = torch.nonzero(support.labels == label)[:, 0]
+    for label in torch.unique(strata):
+        members = torch.nonzero(strata == label)[:, 0]
         fold_of[members[torch.randperm(len(members), generator=generator)]] = (
             torch.arange(len(members)) % folds
         )
@@ -96,6 +97,6 @@ def _folds(
 
 
 def _mix(
-    share: float, before: Float[Tensor, "case output"], after: Float[Tensor, "case output"]
-) -> Float[Tensor, "case output"]:
+    share: float, before: Float[Tensor, "case output *place"], after: Float[Tensor, "case output *place"]
+) -> Float[Tensor, "case output *place"]:
     return before.lerp(after, share)

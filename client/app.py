@@ -119,7 +119,7 @@ def describe(message: Message, context: Context) -> Message:
         if ALGORITHMS[algorithm].local_update is None:
             continue
         taught = lesson(hospital, config, algorithm)
-        check_episodes(taught.cases, taught.classes, config.training_of(algorithm))
+        check_episodes(taught.cases, taught.strata, config.training_of(algorithm))
     shape = tuple(hospital.adaptation.inputs.shape[1:])
     site = str(context.node_config["site"])
     told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict())

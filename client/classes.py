@@ -15,13 +15,19 @@ from common.cases import Cases
 from common.config import Config
 from common.errors import DataError
 
+EVERYONE = ("any",)
+"""The one stratum of a task whose cases are of no class of their own."""
+
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a site trains on: cases whose labels are places in `classes`."""
+    """What a site trains on; in classification, labels are places in `classes`."""
 
     cases: Cases
     classes: tuple[str, ...]
+    """What a network's outputs stand for."""
+    strata: tuple[str, ...]
+    """Over which an episode is balanced: the classes, or `EVERYONE`."""
 
 
 def lesson(hospital: Hospital, config: Config, algorithm: str) -> Lesson:
@@ -34,14 +40,19 @@ def lesson(hospital: Hospital, config: Config, algorithm: str) -> Lesson:
     cases = hospital.everyone if training.patients == "all" else hospital.adaptation
     classes = heads.seen(config)
     alike = ALGORITHMS[algorithm].adapter is None and training.head == "shared"
-    if not alike:
+    if not alike and config.kind.by_class:
         classes = _present(classes, config, cases)
         if len(classes) < 2:
             had = f"{classes[0]} alone" if classes else "none"
             raise DataError(
                 f"of the classes to train on it has {had}; {algorithm} needs two. Leave the hospital out."
             )
-    return Lesson(_numbered(cases, config, classes), classes)
+    return Lesson(_numbered(cases, config, classes), classes, strata(classes, config))
+
+
+def strata(classes: tuple[str, ...], config: Config) -> tuple[str, ...]:
+    """Return over what K and episodes are balanced, where a network's outputs stand for `classes`."""
+    return classes if config.kind.by_class else EVERYONE
 
 
 def examined(hospital: Hospital, config: Config) -> tuple[Hospital, tuple[str, ...]]:
@@ -60,6 +71,6 @@ def _present(classes: Sequence[str], config: Config, *sides: Cases) -> tuple[str
 
 def _numbered(cases: Cases, config: Config, classes: tuple[str, ...]) -> Cases:
     """Return the cases of `classes`, labelled by their place there; nothing is copied where that is all."""
-    if classes == config.task.classes:
+    if classes == config.task.targets:
         return cases
     return relabelled(cases, [config.task.classes.index(name) for name in classes])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from client.cache import Cache
+from client.masks import Masks
 from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
 from client.split import divide, fraction, open_keys
 from client.survey import Survey
-from client.tables import NOT_MEASURED, class_of, read_labels, read_table
+from client.tables import read_labels, read_table
+from client.targets import counted, stacked, target_of
 from common.cases import Cases, concatenate
 from common.errors import DataError
 from common.sections import Data, Task
@@ -40,7 +43,7 @@ class Census:
     """Files or rows left out, by reason."""
     patients: int
     per_class: Mapping[str, int]
-    """Cases of each class of the run."""
+    """Cases of each class of the run, or with each finding; empty where labels are neither."""
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,15 +126,26 @@ def _open_images(
     labels = read_labels(sheet, task)
     keys = open_keys(state)
     shape = (data.channels, data.image_size, data.image_size)
-    with Cache(state / "cache" / "x".join(map(str, shape)), shape) as cache:
-        found = Survey(cache, keys, labels, data, task)
-        files = find_files(folder, state)
+    with ExitStack() as open_caches:
+        cache = open_caches.enter_context(_cache(state, "x".join(map(str, shape)), shape))
+        files, masks = find_files(folder, state), None
+        if task.kind == "segmentation":
+            named = {cells[0].removeprefix("./") for cells, _ in labels.rows.values()}
+            files = [file for file in files if file.relative not in named]
+            size = data.image_size
+            kept = _cache(state, f"masks-{len(task.classes)}x{size}x{size}", (1, size, size))
+            masks = Masks(folder, open_caches.enter_context(kept), keys, task.classes, size)
+        found = Survey(cache, keys, labels, data, task, masks)
         for done, file in enumerate(files, start=1):
             found.visit(file)
             if progress:
                 progress(done, len(files))
         write_quarantine(state, found.quarantined)
         return _divided(folder, found, data, task)
+
+
+def _cache(state: Path, name: str, shape: tuple[int, int, int]) -> Cache:
+    return Cache(state / "cache" / name, shape)
 
 
 def _divided(folder: Path, found: Survey, data: Data, task: Task) -> Hospital:
@@ -152,7 +166,7 @@ def _divided(folder: Path, found: Survey, data: Data, task: Task) -> Hospital:
     inputs = found.arrange(order)
     cases = Cases(
         inputs,
-        torch.tensor([found.accepted[name].label for name in order]),
+        found.labelled(order),
         _numbered([found.known[name].patient for name in order]),
     )
     unmatched = f"{found.unmatched} of {len(labels.rows)} rows in labels.csv match no image"
@@ -162,28 +176,29 @@ def _divided(folder: Path, found: Survey, data: Data, task: Task) -> Hospital:
 def _open_table(folder: Path, data: Data, task: Task, state: Path) -> Hospital:
     keys = open_keys(state)
     table = read_table(folder, task)
-    classes = [class_of(label, task.classes) for label in table.labels]
+    if task.kind == "segmentation":
+        raise DataError(f"{folder}: is a table, and segmentation needs images with masks. Leave it out.")
+    targets = [target_of(cells, task) for cells in table.labels]
     quarantined = [
-        _quarantined_row(line, label)
-        for line, label, place in zip(table.sheet.lines, table.labels, classes, strict=True)
-        if place is None
+        Quarantined(f"table.csv line {line}", target, REMEDIES[target])
+        for line, target in zip(table.sheet.lines, targets, strict=True)
+        if isinstance(target, Reason)
     ]
     write_quarantine(state, quarantined)
     refused = Counter(line.reason for line in quarantined)
-    rows = np.array([row for row, place in enumerate(classes) if place is not None], int)
+    rows = np.array([row for row, target in enumerate(targets) if not isinstance(target, Reason)], int)
     if not len(rows):
-        raise DataError(
-            f"{folder}: no row's {task.label} is one of {', '.join(task.classes)}. Mend the labels."
-        )
+        wanted = f"one of {', '.join(task.classes)}" if task.kind == "classification" else "usable"
+        raise DataError(f"{folder}: no row's {task.label} is {wanted}. Mend the labels.")
     patients = [table.patients[row] or f"line {table.sheet.lines[row]}" for row in rows]
     drawn = [fraction(keys.split, patient) for patient in patients]
     adaptation = divide(patients, drawn, [table.sides[row] for row in rows], share=data.adaptation_share)
-    learned = np.zeros(len(classes), bool)
+    learned = np.zeros(len(targets), bool)
     learned[rows[adaptation]] = True
     order = _adaptation_first(adaptation)
     cases = Cases(
         torch.from_numpy(table.features(learned)[rows[order]]),
-        torch.tensor([classes[row] for row in rows[order]]),
+        stacked([targets[row] for row in rows[order]], task),
         _numbered([patients[row] for row in order]),
     )
     return _hospital(folder.name, cases, adaptation, task, refused, ())
@@ -198,11 +213,10 @@ def _hospital(
     warnings: tuple[str, ...],
 ) -> Hospital:
     """Cut `cases`, which come adaptation first, in two, and count them."""
-    counts = torch.bincount(cases.labels, minlength=len(task.classes)).tolist()
-    per_class = dict(zip(task.classes, counts, strict=True))
+    per_class = counted(cases.labels, task)
     cut = int(adaptation.sum())
     for side, labels in (("test", cases.labels[cut:]), ("adaptation", cases.labels[:cut])):
-        present = torch.unique(labels).tolist()
+        present = torch.unique(labels).tolist() if task.kind == "classification" else []
         if len(present) == 1:
             warnings = (f"all {side} cases are of class {task.classes[present[0]]}", *warnings)
     patients = int(cases.patients.max()) + 1
@@ -221,12 +235,6 @@ def _adaptation_first(adaptation: NDArray[np.bool_]) -> NDArray[np.intp]:
 def _numbered(patients: Sequence[str]) -> torch.Tensor:
     """Return patients as numbers from 0 upwards."""
     return torch.from_numpy(np.unique(np.array(patients), return_inverse=True)[1].astype(np.int64))
-
-
-def _quarantined_row(line: int, label: str) -> Quarantined:
-    if label.lower() in NOT_MEASURED:
-        return Quarantined(f"table.csv line {line}", Reason.MISSING_LABEL, "Fill in its label.")
-    return Quarantined(f"table.csv line {line}", Reason.UNKNOWN_CLASS, REMEDIES[Reason.UNKNOWN_CLASS])
 
 
 def _nothing_accepted(folder: Path, refused: Mapping[str, int], rows: int, key: str) -> str:

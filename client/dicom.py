@@ -82,13 +82,23 @@ class Instance:
             for keyword in ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID")
         )
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The image's rows and columns."""
+        return int(self._dataset.Rows), int(self._dataset.Columns)
+
+    @property
+    def aspect(self) -> float:
+        """A pixel's height over its width."""
+        return _pixel_aspect(self._dataset)
+
     def pixels(self, *, size: int, channels: int) -> Float[Tensor, "channel height width"]:
         """Return the image as float32 in [0, 1] on `size` x `size`; of several frames the middle one."""
         dataset = self._dataset
         _check_decoder(dataset)
         frame = _middle_frame(dataset)
         shown = _colour(frame, dataset) if _is_colour(dataset) else _grey(frame, dataset)
-        return fit_square(with_channels(shown, channels), aspect=_pixel_aspect(dataset), size=size)
+        return fit_square(with_channels(shown, channels), aspect=self.aspect, size=size)
 
 
 @contextmanager

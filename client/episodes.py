@@ -98,8 +98,9 @@ def _halves(cases: Cases, generator: torch.Generator) -> Episode:
     first[place.flip(0)] = torch.arange(len(cases)).flip(0)
     shuffled = torch.randperm(len(patients), generator=generator)
     support = torch.zeros(len(patients), dtype=torch.bool)
-    for label in torch.unique(cases.labels):
-        support[shuffled[cases.labels[first[shuffled]] == label][::2]] = True
+    strata = cases.strata
+    for label in torch.unique(strata):
+        support[shuffled[strata[first[shuffled]] == label][::2]] = True
     learned = support[place]
     if learned.all():
         raise DataError(
@@ -111,7 +112,7 @@ def _halves(cases: Cases, generator: torch.Generator) -> Episode:
 
 def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:
     """Return up to `shot` patients of a class, one random image each."""
-    members = torch.nonzero(cases.labels == label)[:, 0]
+    members = torch.nonzero(cases.strata == label)[:, 0]
     shuffled = members[torch.randperm(len(members), generator=generator)]
     seen: set[int] = set()
     chosen = []

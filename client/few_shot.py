@@ -55,10 +55,7 @@ class Exam:
 
 @dataclass(frozen=True)
 class Judge:
-    """One algorithm's phi at one hospital, to be asked about any K.
-
-    The labels of the hospital's cases are places in `classes`.
-    """
+    """One algorithm's phi at one hospital, to be asked about any K."""
 
     algorithm: Algorithm
     learner: Learner
@@ -66,6 +63,7 @@ class Judge:
     hospital: Hospital
     config: Config
     classes: tuple[str, ...]
+    """Of which K patients each are adapted with; in classification, labels are places here."""
 
     def answer(self, question: Question) -> wire.Judgement:
         """Return the metrics per draw and per bootstrap replicate, or why this K is left out here."""
@@ -79,10 +77,11 @@ class Judge:
             return wire.Judgement(plain, replicates, 0.0, 0.0)
         drawn = [self._adapt_and_predict(question, draw, unadapted) for draw in range(question.draws)]
         plain, replicates = self._score([scored for scored, _ in drawn], question.replicates)
-        headline, hurt = self.config.experiment.metric, 0.0
+        headline, hurt, kind = self.config.metric, 0.0, self.config.kind
         if unadapted is not None:
             before, _ = self._score([unadapted], 0)
-            hurt = float(np.mean(plain[headline] < before[headline][0]))
+            after, unmoved = (kind.goodness(headline, scores[headline]) for scores in (plain, before))
+            hurt = float(np.mean(after < unmoved[0]))
         fell_back = float(np.mean([share == 0.0 for _, share in drawn]))
         return wire.Judgement(plain, replicates, hurt, fell_back)
 
@@ -95,7 +94,7 @@ class Judge:
         way, name = self.config.experiment.way, self.algorithm.name
         if not shot and not self._zero_shot:
             return f"{name} has no answer to these classes without a labelled case of each"
-        if len(self.classes) < 2:
+        if len(self.classes) < 2 and self.config.kind.by_class:
             return f"{len(self.classes)} of the classes to be told apart"
         if not way:
             return cannot_judge(self.hospital, self.classes, shot)
@@ -171,8 +170,9 @@ def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str
     learnable = hospital.adaptation.per_class(len(classes))
     testable = hospital.test.per_class(len(classes))
     for name, learn, test in zip(classes, learnable, testable, strict=True):
+        of = f" of class {name}" if len(classes) > 1 else ""
         if test < LEAST_TEST_PATIENTS:
-            return f"{test} test patients of class {name}; {LEAST_TEST_PATIENTS} needed"
+            return f"{test} test patients{of}; {LEAST_TEST_PATIENTS} needed"
         if learn < shot:
-            return f"{learn} patients of class {name} to adapt with; {shot} needed"
+            return f"{learn} patients{of} to adapt with; {shot} needed"
     return ""

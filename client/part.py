@@ -38,7 +38,7 @@ class Part:
         assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
         lesson = classes.lesson(self.hospital, self.config, self.algorithm)
         generator = seeds.generator(self.config.seed, "train", self.hospital.name, server_round)
-        tasks = episodes(lesson.cases, lesson.classes, training, generator, halves=algorithm.queries)
+        tasks = episodes(lesson.cases, lesson.strata, training, generator, halves=algorithm.queries)
         learner = self._learner(0 if training.head == "shared" else training.way or len(lesson.classes))
         kept = Kept(self.node.own_state, run) if training.normalisation == "local" else None
         begun = {**learner.initial, **(kept.before(server_round) if kept else {}), **phi}
@@ -61,7 +61,8 @@ class Part:
         whole = {**learner.initial, **mine}
         if self._training.normalisation != "shared":
             learner = learner.calibrated(whole, hospital.adaptation.inputs)
-        return Judge(ALGORITHMS[self.algorithm], learner, whole, hospital, self.config, names)
+        strata = classes.strata(names, self.config)
+        return Judge(ALGORITHMS[self.algorithm], learner, whole, hospital, self.config, strata)
 
     @property
     def _training(self) -> Training:

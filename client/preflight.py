@@ -29,6 +29,10 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     MISSING_LABEL = "missing label"
     UNKNOWN_CLASS = "unknown class"
+    NOT_A_NUMBER = "label is no number"
+    NOT_YES_OR_NO = "label is neither 0 nor 1"
+    NO_MASK = "no mask"
+    UNFITTING_MASK = "mask does not fit"
     DECODER_MISSING = "decoder missing"
     TRUNCATED = "truncated"
     UNREADABLE = "unreadable"
@@ -43,6 +47,10 @@ REMEDIES = {
     Reason.DUPLICATE: "Nothing to do: another file holds the same instance; remove one to tidy up.",
     Reason.MISSING_LABEL: "Add a row for it to labels.csv, or fill in its label.",
     Reason.UNKNOWN_CLASS: "Write the label as one of the run's classes, or leave it out.",
+    Reason.NOT_A_NUMBER: "Write the label as a number, or leave it empty.",
+    Reason.NOT_YES_OR_NO: "Write 1 for a finding, 0 for none, and leave the cell empty where unknown.",
+    Reason.NO_MASK: "Name its mask by the path from the hospital's folder, and put the file there.",
+    Reason.UNFITTING_MASK: "Export the mask with the image's own rows and columns and the task's values.",
     Reason.DECODER_MISSING: "Decompress the file, or install the GPL-3 decoders: "
     'pip install "zamenis[gpl-decoders]".',
     Reason.TRUNCATED: "Export or copy the file again: it ends before its pixel data does.",

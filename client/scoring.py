@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,7 @@ class Scored:
     """One draw's predictions for the test cases at `rows`."""
 
     logits: Tensor
-    labels: Int[Tensor, "case"]
+    labels: Tensor
     rows: NDArray[np.int64]
 
 
@@ -47,9 +46,9 @@ def score(
 
 
 def _metrics(task: TaskKind, draw: Scored, weights: NDArray[np.float64]) -> Metrics:
-    probability = task.probabilities(draw.logits).numpy()
+    predicted = task.predictions(draw.logits).numpy()
     mine = weights if len(draw.rows) == weights.shape[1] else weights[:, draw.rows]
-    return task.metrics(probability, draw.labels.numpy(), mine)
+    return task.metrics(predicted, draw.labels.numpy(), mine)
 
 
 def _bootstrap_cases(test: Cases, replicates: int, *, seed: int, site: str) -> NDArray[np.float64]:

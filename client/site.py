@@ -96,15 +96,17 @@ def prepare(node: Node) -> None:
 def hospital_of(node: Node, config_json: str) -> Hospital:
     """Return the node's hospital, opened once per process: its cases stay memory-mapped."""
     config = from_json(config_json)
-    label, places = config.task.label, zip(node.folders, node.states, node.labels, strict=True)
+    places = zip(node.folders, node.states, node.labels, strict=True)
     parts = [
         open_hospital(folder, config.data, config.task, state=state, labels=labels)
         for place, (folder, state, labels) in enumerate(places)
-        if _registered(node, place, config.task) and (len(node.folders) == 1 or offers(folder, labels, label))
+        if _registered(node, place, config.task)
+        and (len(node.folders) == 1 or offers(folder, labels, config.task.columns))
     ]
     if not parts:
         raise DataError(
-            f"no folder is registered for the label {label} with these classes; register one for them."
+            f"no folder is registered for the label {config.task.label} with these classes; register one "
+            "for them."
         )
     return replace(parts[0], name=node.site) if len(parts) == 1 else join(node.site, parts)
 

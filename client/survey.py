@@ -10,18 +10,20 @@ from torch import Tensor
 
 from client.cache import Cache, Known
 from client.dicom import Instance, open_instance
+from client.masks import Masks
 from client.preflight import REMEDIES, File, Quarantined, Reason
 from client.split import SiteKeys, fraction, keyed_hash
-from client.tables import Labels, class_of
+from client.tables import Labels
+from client.targets import Target, stacked, target_of
 from common.errors import Refused
 from common.sections import Data, Task
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A file's class, and the side of the split that labels.csv gives it, if any."""
+    """What a file's label says, and the side of the split that labels.csv gives it, if any."""
 
-    label: int
+    target: Target
     side: bool | None
 
 
@@ -34,6 +36,8 @@ class Survey:
     labels: Labels
     data: Data
     task: Task
+    masks: Masks | None = None
+    """Where the task is to find masks."""
     known: dict[str, Known] = field(default_factory=dict)
     accepted: dict[str, Accepted] = field(default_factory=dict)
     quarantined: list[Quarantined] = field(default_factory=list)
@@ -65,10 +69,22 @@ class Survey:
             self.quarantined.append(Quarantined(file.relative, objection, REMEDIES[objection]))
             return
         self._instances.add(known.SOPInstanceUID)
-        label, side = self._rows[key]
-        place = class_of(label, self.task.classes)
-        assert place is not None  # noqa: S101 - _objection has seen to it
-        self.accepted[name] = Accepted(place, side)
+        cells, side = self._rows[key]
+        target = target_of(cells, self.task)
+        assert not isinstance(target, Reason)  # noqa: S101 - _objection has seen to it
+        try:
+            if self.masks:
+                self.masks.take(name, file, str(target))
+        except Refused as refusal:
+            self.quarantined.append(Quarantined(file.relative, refusal.reason, refusal.remedy))
+            return
+        self.accepted[name] = Accepted(target, side)
+
+    def labelled(self, order: Sequence[str]) -> Tensor:
+        """Return the labels of `order`."""
+        if self.masks:
+            return self.masks.arrange(order)
+        return stacked([self.accepted[name].target for name in order], self.task)
 
     def arrange(self, order: Sequence[str]) -> Float[Tensor, "row channel height width"]:
         """Return the pixels of `order`, and let the cache remember this pass.
@@ -107,10 +123,9 @@ class Survey:
         """Return why a readable image is left out all the same; depends on labels.csv, so never cached."""
         if known.SOPInstanceUID in self._instances:
             return Reason.DUPLICATE
-        label, _ = self._rows.get(self._key(name, known), ("", None))
-        if not label:
-            return Reason.MISSING_LABEL
-        return Reason.UNKNOWN_CLASS if class_of(label, self.task.classes) is None else None
+        cells, _ = self._rows.get(self._key(name, known), (("",), None))
+        target = target_of(cells, self.task)
+        return target if isinstance(target, Reason) else None
 
     def _key(self, name: str, known: Known) -> str:
         return name if self.labels.key == "path" else str(getattr(known, self.labels.key))

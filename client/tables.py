@@ -33,6 +33,8 @@ NOT_MEASURED = frozenset({"", "?", "nan"})
 
 Code = str | int | float
 """A cell's value as schema.toml writes it."""
+Cells = tuple[str, ...]
+"""A case's cells in the label's columns (`Task.columns`)."""
 
 
 class Schema(BaseModel):
@@ -80,10 +82,10 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Labels:
-    """labels.csv: what it names files by, and per key the label (may be empty) and the side, if given."""
+    """labels.csv: what it names files by, and per key the label's cells and, if given, the side."""
 
     key: str
-    rows: dict[str, tuple[str, bool | None]]
+    rows: dict[str, tuple[Cells, bool | None]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Table:
 
     sheet: Sheet
     schema: Schema
-    labels: tuple[str, ...]
+    labels: tuple[Cells, ...]
     patients: tuple[str, ...]
     sides: tuple[bool | None, ...]
 
@@ -110,13 +112,13 @@ class Table:
         """Return a numeric column, NaN where not measured."""
         values = np.full(len(self.sheet.rows), np.nan)
         for row, cell in self._measured(name):
-            number = _number(cell)
-            if number is None:
+            value = number(cell)
+            if value is None:
                 raise DataError(
                     f"{self.sheet.path}, line {self.sheet.lines[row]}: {name} must be a finite number. "
                     f"Mend it, or list its code for 'not measured' under [missing] in schema.toml."
                 )
-            values[row] = number
+            values[row] = value
         return values
 
     def _indicators(self, name: str, categories: list[Code]) -> NDArray[np.float64]:
@@ -147,11 +149,9 @@ def read_labels(path: Path, task: Task) -> Labels:
     key = sheet.columns[0]
     if key not in KEYS:
         raise DataError(f"{path}: the first column must be one of {', '.join(KEYS)}; name it so.")
-    labels = sheet.column(task.label, purpose="the run's label")
-    if not any(labels):
-        raise DataError(f"{path}: column {task.label} has no label at all. Fill it in.")
+    labels = _labels(sheet, task)
     sides = sheet.sides("split") if "split" in sheet.columns else (None,) * len(labels)
-    rows: dict[str, tuple[str, bool | None]] = {}
+    rows: dict[str, tuple[Cells, bool | None]] = {}
     for number, row, label, side in zip(sheet.lines, sheet.rows, labels, sides, strict=True):
         if row[0] and rows.setdefault(row[0].removeprefix("./"), (label, side)) != (label, side):
             raise DataError(
@@ -164,18 +164,16 @@ def read_table(folder: Path, task: Task) -> Table:
     """Return the table hospital in `folder`; raises DataError."""
     schema = _read_schema(folder / "schema.toml")
     sheet = read_sheet(folder / "table.csv")
-    labels = sheet.column(task.label, purpose="the run's label")
-    if not any(label.lower() not in NOT_MEASURED for label in labels):
-        raise DataError(f"{sheet.path}: column {task.label} has no label at all. Fill it in.")
+    labels = _labels(sheet, task)
     count = len(sheet.rows)
     patients = sheet.column(schema.patient, purpose="the patient") if schema.patient else ("",) * count
     sides = sheet.sides(schema.split) if schema.split else (None,) * count
     return Table(sheet, schema, labels, patients, sides)
 
 
-def offers(folder: Path, labels: Path | None, label: str) -> bool:
-    """Return whether the hospital in `folder` has a column of that name to learn; raises DataError."""
-    return label in read_sheet(label_file(folder, labels)).columns
+def offers(folder: Path, labels: Path | None, columns: tuple[str, ...]) -> bool:
+    """Return whether the hospital in `folder` has the label's columns; raises DataError."""
+    return set(columns) <= set(read_sheet(label_file(folder, labels)).columns)
 
 
 def class_values(folder: Path, labels: Path | None, label: str) -> tuple[str, ...]:
@@ -212,6 +210,15 @@ def read_sheet(path: Path) -> Sheet:
     return Sheet(path, header, rows, lines)
 
 
+def _labels(sheet: Sheet, task: Task) -> tuple[Cells, ...]:
+    """Return each row's cells in the label's columns; raises DataError where no row has any."""
+    columns = [sheet.column(name, purpose="the run's label") for name in task.columns]
+    if all(cell.lower() in NOT_MEASURED for cells in columns for cell in cells):
+        named = " and ".join(task.columns)
+        raise DataError(f"{sheet.path}: column {named} has no label at all. Fill it in.")
+    return tuple(zip(*columns, strict=True))
+
+
 def class_of(label: str, classes: tuple[str, ...]) -> int | None:
     """Return which class a label names, numbers compared as numbers ("1.0" is "1"); None where none."""
     places = {_comparable(name): index for index, name in enumerate(classes)}
@@ -240,15 +247,16 @@ def _standardised(values: NDArray[np.float64], adaptation: NDArray[np.bool_]) ->
     return standard
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """Return a cell as a finite number, or None where it is none."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return value if math.isfinite(value) else None
 
 
 def _comparable(text: str) -> float | str:
     """Return a number where the text is one, so that 1, 1.0 and "1.0" are the same category."""
-    number = _number(text)
-    return text.strip() if number is None else number
+    value = number(text)
+    return text.strip() if value is None else value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -21,7 +21,8 @@ class Cases:
     """
 
     inputs: Float[Tensor, "case *feature"]
-    labels: Int[Tensor, "case"]
+    labels: Shaped[Tensor, "case *place"]
+    """A class, a number, a vector of findings or a mask for each case (see `common.tasks`)."""
     patients: Int[Tensor, "case"]
 
     def __post_init__(self) -> None:
@@ -38,9 +39,17 @@ class Cases:
         """Return the cases at `index`, copied out of any memory map."""
         return Cases(self.inputs[index], self.labels[index], self.patients[index])
 
+    @property
+    def strata(self) -> Int[Tensor, "case"]:
+        """The class of each case, over which draws are balanced; 0 throughout where labels are no classes."""
+        if self.labels.ndim == 1 and not self.labels.is_floating_point():
+            return self.labels
+        return torch.zeros(len(self), dtype=torch.int64)
+
     def per_class(self, classes: int) -> list[int]:
         """Return how many different patients each class has: K-shot counts patients, not images."""
-        return [len(torch.unique(self.patients[self.labels == label])) for label in range(classes)]
+        strata = self.strata
+        return [len(torch.unique(self.patients[strata == label])) for label in range(classes)]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from common.sections import (
     Training,
 )
 from common.settings import read_toml, validate
+from common.tasks import TaskKind, kind_of
 
 
 class Config(Section):
@@ -65,6 +66,7 @@ class Config(Section):
             if words := ALGORITHMS[name].objection(self._trainings[name]):
                 raise ConfigError(f"[algorithms.{name}]: {name} {words}; set it so, or leave the keys out.")
         self._check_classes()
+        self._check_task()
         for name in self.experiment.algorithms:
             self._check_together(name)
         return self
@@ -78,6 +80,30 @@ class Config(Section):
         if unseen and len(self.task.classes) - len(unseen) < 2:
             raise ConfigError("experiment.unseen-classes leaves fewer than two classes to meta-train on.")
 
+    def _check_task(self) -> None:
+        """Raise ConfigError where something is asked for that the kind of task does not have."""
+        kind, settings = self.kind, self.experiment
+        if settings.metric and settings.metric not in kind.titles:
+            raise ConfigError(
+                f"experiment.metric {settings.metric} is none of {self.task.kind}; it has "
+                f"{', '.join(kind.titles)}."
+            )
+        by_class = {
+            "experiment.unseen-classes": settings.unseen_classes,
+            "experiment.way": settings.way,
+            "training.way": any(self._trainings[name].way for name in settings.algorithms),
+        }
+        for key, value in by_class.items():
+            if value and not kind.by_class:
+                raise ConfigError(
+                    f"{key} is about classification, and this is {self.task.kind}; leave it out."
+                )
+        if (self.task.kind == "segmentation") != (str(self.model.name) == "unet"):
+            raise ConfigError(
+                f"model.name {self.model.name} does not go with {self.task.kind}: unet makes masks, and "
+                "nothing else does."
+            )
+
     def _check_together(self, name: str) -> None:
         """Raise ConfigError where an algorithm that is to run does not go with the task or the network."""
         training, algorithm = self._trainings[name], ALGORITHMS[name]
@@ -87,11 +113,26 @@ class Config(Section):
                 f"task.own-classes: {name} would share a head over classes that not every hospital has; "
                 'set training.head = "home", or draw episodes with training.way.'
             )
+        if algorithm.adapter is not None and not self.kind.by_class:
+            raise ConfigError(
+                f"{name} compares cases by their class, and in {self.task.kind} they have none; use a "
+                "gradient-based algorithm, e.g. reptile."
+            )
         if training.normalisation != "shared" and (self.model.name, self.model.norm) != ("conv4", "batch"):
             raise ConfigError(
                 f"[algorithms.{name}]: normalisation {training.normalisation} is about batch normalisation, "
                 'and this network has none; set model.name = "conv4" and model.norm = "batch".'
             )
+
+    @property
+    def kind(self) -> TaskKind:
+        """What is to be predicted, as functions."""
+        return kind_of(self.task)
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.experiment.metric or self.kind.headline
 
     def training_of(self, algorithm: str) -> Training:
         """Return [training] with the algorithm's own differences."""

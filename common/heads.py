@@ -16,13 +16,13 @@ from common.config import Config
 def seen(config: Config) -> tuple[str, ...]:
     """Return the classes that are meta-trained on."""
     unseen = config.experiment.unseen_classes
-    return tuple(name for name in config.task.classes if name not in unseen)
+    return tuple(name for name in config.task.targets if name not in unseen)
 
 
 def judged(config: Config) -> tuple[str, ...]:
     """Return the classes that hospitals are judged on, as far as they have them."""
     chosen = (*config.experiment.unseen_classes, *config.experiment.known_classes)
-    return tuple(name for name in config.task.classes if not chosen or name in chosen)
+    return tuple(name for name in config.task.targets if not chosen or name in chosen)
 
 
 def by_name(config: Config) -> bool:

@@ -12,7 +12,7 @@ from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.learner import Learner
 from common.models import build
-from common.tasks import TASKS
+from common.tasks import kind_of
 from common.weights import Weights
 
 
@@ -50,7 +50,7 @@ def _learner(
     config: Config, input_shape: tuple[int, ...], device: torch.device, adapter: Callable[[int], nn.Module]
 ) -> Learner:
     network = build(config.model, input_shape, adapter, seed=seeds.derive(config.seed, "phi"))
-    return Learner(network, TASKS[config.task.kind], device)
+    return Learner(network, kind_of(config.task), device)
 
 
 def _adapter(config: Config, algorithm: str, classes: int) -> Callable[[int], nn.Module]:
@@ -61,7 +61,8 @@ def _adapter(config: Config, algorithm: str, classes: int) -> Callable[[int], nn
 
 
 def _head(config: Config, classes: int) -> Callable[[int], nn.Module]:
-    return lambda features: nn.Linear(features, TASKS[config.task.kind].outputs(classes))
+    kind = kind_of(config.task)
+    return lambda features: kind.head(features, kind.outputs(classes))
 
 
 def _fresh_head(config: Config, classes: int) -> Callable[[int], nn.Module]:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -86,7 +86,7 @@ class Learner:
         }
 
     def loss(
-        self, weights: Weights, inputs: Float[Tensor, "case *feature"], labels: Int[Tensor, "case"]
+        self, weights: Weights, inputs: Float[Tensor, "case *feature"], labels: Shaped[Tensor, "case *place"]
     ) -> Float[Tensor, ""]:
         """Return the mean loss under `weights` as a function of them, which autograd differentiates."""
         outputs = functional_call(self.network, weights, (inputs.to(self.device),))
@@ -94,26 +94,28 @@ class Learner:
 
     def embed(
         self, weights: Weights, inputs: Float[Tensor, "case *feature"]
-    ) -> Float[Tensor, "case feature"]:
+    ) -> Float[Tensor, "case feature *place"]:
         """Return the backbone's features as a function of `weights`, which autograd differentiates."""
         mine = {name.removeprefix("backbone."): weights[name] for name in self.names("backbone")}
         features: Tensor = functional_call(self.network.backbone, mine, (inputs.to(self.device),))
         return features
 
-    def adapter(self, weights: Weights, *features: Float[Tensor, "_ feature"]) -> Float[Tensor, "_ _"]:
+    def adapter(
+        self, weights: Weights, *features: Float[Tensor, "_ feature *place"]
+    ) -> Float[Tensor, "_ _ *place"]:
         """Return what the adapter makes of features, as a function of both its arguments."""
         mine = {name.removeprefix("adapter."): weights[name] for name in self.names("adapter")}
         outputs: Tensor = functional_call(self.network.adapter, mine, features)
         return outputs
 
-    def features(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case _"]:
+    def features(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case _ *place"]:
         """Return the backbone's features of `inputs`, without gradients."""
         with torch.no_grad():
             return torch.cat([self.network.backbone(batch) for batch in self._batches(inputs)])
 
     def logits(
         self, weights: Weights, inputs: Float[Tensor, "case *feature"]
-    ) -> Float[Tensor, "case output"]:
+    ) -> Float[Tensor, "case output *place"]:
         """Return the outputs under `weights`, without gradients, on the CPU."""
         self.load(weights)
         with torch.no_grad():

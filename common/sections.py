@@ -58,19 +58,42 @@ class Phantoms(Section):
 class Task(Section):
     """What is to be predicted."""
 
-    kind: Literal["classification"] = "classification"
+    kind: Literal["classification", "multi-label", "regression", "segmentation"] = "classification"
     label: str = "finding"
-    """The label column."""
-    classes: Annotated[tuple[str, ...], Field(min_length=2)] = ("normal", "effusion")
-    """The label's values in order; of two, the second is the positive one."""
-
+    """The label column; in segmentation it names each image's mask; a mere title where multi-label."""
+    classes: tuple[str, ...] = Field(
+        default_factory=lambda task: () if task.get("kind") == "regression" else ("normal", "effusion")
+    )
+    """The label's values in order; of two, the second is the positive one. Multi-label: the findings, a
+    column with 0 and 1 each. Segmentation: the masks' values, the background first. Regression: none."""
+    center: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Regression: a usual number, in the label's unit; what a network puts out is told from here."""
+    spread: Rate = 1.0
+    """Regression: how far numbers usually lie from there, in the label's unit."""
     own_classes: bool = False
     """Whether each hospital's task is to tell apart those of the classes that it has itself."""
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What a network's outputs stand for: the classes, or the one number."""
+        return self.classes or (self.label,)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold a case's label."""
+        return self.classes if self.kind == "multi-label" else (self.label,)
+
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _fitting(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("names a class twice; every class once")
+        if self.kind == "regression":
+            if self.classes:
+                raise ValueError("classes mean nothing to a regression; leave them out")
+        elif len(self.classes) < (1 if self.kind == "multi-label" else 2):
+            raise ValueError(f"{self.kind} needs classes: name them in order")
+        if self.own_classes and self.kind != "classification":
+            raise ValueError("own-classes is about classification; leave it out")
         return self
 
 
@@ -173,8 +196,11 @@ class Adaptation(Section):
     The choice is made on the meta-training hospitals only, for each K by itself.
     """
 
-    scopes: Annotated[tuple[Literal["adapter", "all"], ...], Field(min_length=1)] = ("adapter",)
-    """What may move; a network that was never trained (local-only) always moves whole."""
+    scopes: Annotated[tuple[Literal["adapter", "all", "proximal"], ...], Field(min_length=1)] = ("adapter",)
+    """What may move: the adapter, the whole, or the whole with a pull towards phi (`proximal`). A network
+    that was never trained (local-only) always moves whole."""
+    proximal: Rate = 1.0
+    """That pull: weight of half the squared distance to phi in every step."""
     inner_lrs: Annotated[tuple[Rate, ...], Field(min_length=1)] = (0.001, 0.01)
     inner_steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 50)
     optimizer: Literal["sgd", "adam"] = "adam"
@@ -210,8 +236,8 @@ class Experiment(Section):
     draws: Count = 20
     replicates: Annotated[int, Field(ge=100)] = 1000
     """Bootstrap replicates behind every 95 % interval."""
-    metric: Literal["auroc", "accuracy", "balanced-accuracy"] = "auroc"
-    """The headline metric, by which recipes are chosen too."""
+    metric: str = ""
+    """The headline metric, by which recipes are chosen too; empty: AUROC, MAE or Dice as the task asks."""
     timeout: Rate = 3600.0
     """Seconds that a hospital has for one question: reading its data, or adapting and judging."""
     publish: bool = True

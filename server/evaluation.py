@@ -13,7 +13,6 @@ from common import wire
 from common.config import Config
 from common.errors import DataError, WireError
 from common.inner_loop import InnerLoop
-from common.tasks import TASKS
 from server.exchange import exchange
 from server.outer_loop import Vector
 
@@ -114,7 +113,7 @@ def judge(
     for place, reply in exchange(grid, messages, timeout=timeout):
         silent.discard(place)
         try:
-            answer = _judged(reply, questions[place], config.experiment.metric, TASKS[config.task.kind].names)
+            answer = _judged(reply, questions[place], config.metric, frozenset(config.kind.titles))
         except WireError as error:
             if on_trouble is None:
                 raise DataError(_named(questions[place].site, str(error))) from error

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from common.algorithms import ALGORITHMS
 from common.config import Config
-from server.report.board import TITLES
+from common.tasks import TITLES
 from simulation.run import hospitals_in
 
 

@@ -94,7 +94,7 @@ class BySupport:
             learner.load(phi)
             with torch.no_grad():
                 scores = self.score(learner.network.adapter, known, labels, learner.features(inputs))
-            return learner.task.from_scores(scores).cpu()
+            return _outputs(learner, scores).cpu()
 
         return predict
 
@@ -105,7 +105,7 @@ def classify(score: Score) -> Loss:
     def loss(
         learner: Learner, compare: Compare, known: Tensor, labels: Tensor, asked: Tensor, truth: Tensor
     ) -> Tensor:
-        return learner.task.loss(learner.task.from_scores(score(compare, known, labels, asked)), truth)
+        return learner.task.loss(_outputs(learner, score(compare, known, labels, asked)), truth)
 
     return loss
 
@@ -118,6 +118,11 @@ def steps(training: Training) -> int:
 def one_hot(labels: Int[Tensor, "shot"]) -> Float[Tensor, "shot klass"]:
     """Return a column per class with ones where a label is that class."""
     return torch.nn.functional.one_hot(labels).float()
+
+
+def _outputs(learner: Learner, scores: Tensor) -> Tensor:
+    assert learner.task.from_scores is not None  # noqa: S101 - the configuration allows no other task here
+    return learner.task.from_scores(scores)
 
 
 def _alike(episode: Episode) -> tuple[Cases, Cases]:

@@ -27,7 +27,7 @@ class Network(nn.Module):
         self.backbone = backbone
         self.adapter = adapter
 
-    def forward(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case output"]:
+    def forward(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case output *place"]:
         """Return one row of outputs (logits) per case."""
         outputs: Tensor = self.adapter(self.backbone(inputs))
         return outputs

@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 CALIBRATION_BINS = 10
-NAMES = frozenset({"auroc", "accuracy", "balanced-accuracy", "ece", "brier", "log-loss"})
+TITLES = {
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "balanced-accuracy": "balanced accuracy",
+    "ece": "ECE",
+    "brier": "Brier score",
+    "log-loss": "log loss",
+}
 """What `metrics` measures."""
 LOWER_IS_BETTER = frozenset({"ece", "brier", "log-loss"})
 
@@ -67,21 +74,21 @@ def metrics(
     hit = (probability.argmax(1) == labels).astype(np.float64)
     own = np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)
     ranked = range(1, 2) if classes == 2 else range(classes)
-    aurocs = np.stack([_auroc(probability[:, k], truth[:, k], weights) for k in ranked])
+    aurocs = np.stack([auroc(probability[:, k], truth[:, k], weights) for k in ranked])
     support = weights @ truth
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = (weights * hit) @ truth / support
     return {
-        "auroc": _mean_of_known(aurocs.T),
+        "auroc": mean_of_known(aurocs.T),
         "accuracy": weights @ hit / total,
-        "balanced-accuracy": _mean_of_known(recall),
-        "ece": _calibration_error(probability.max(1), hit, weights),
+        "balanced-accuracy": mean_of_known(recall),
+        "ece": calibration_error(probability.max(1), hit, weights),
         "brier": weights @ ((probability - truth) ** 2).sum(1) / total,
         "log-loss": weights @ -np.log(own) / total,
     }
 
 
-def _auroc(
+def auroc(
     score: NDArray[np.float64], positive: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the weighted Mann-Whitney statistic: P(a positive scores above a negative), ties half."""
@@ -96,7 +103,7 @@ def _auroc(
     return known
 
 
-def _calibration_error(
+def calibration_error(
     confidence: NDArray[np.float64], hit: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the expected calibration error over ten equal-width bins of confidence (arXiv 1706.04599)."""
@@ -106,7 +113,7 @@ def _calibration_error(
     return gap
 
 
-def _mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over the last axis of what is not NaN; NaN where nothing is known."""
     known = ~np.isnan(values)
     count = known.sum(-1)

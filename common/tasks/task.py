@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 Metrics = dict[str, NDArray[np.float64]]
 
@@ -17,15 +18,32 @@ class TaskKind:
     """One kind of task, as pure functions."""
 
     outputs: Callable[[int], int]
-    """How many outputs a network needs for so many classes."""
+    """How many outputs a network needs for so many targets (see `Task.targets`)."""
+    head: Callable[[int, int], nn.Module]
+    """From the numbers of features and of outputs to a head with an output per target."""
     loss: Callable[[Tensor, Tensor], Tensor]
-    """From outputs `[case, output]` and labels `[case]` to a scalar."""
-    from_scores: Callable[[Tensor], Tensor]
-    """From a score per class `[case, class]`, whose softmax is their probability, to outputs."""
-    probabilities: Callable[[Tensor], Tensor]
-    """From outputs to `[case, class]`."""
-    metrics: Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]], Metrics]
-    """From probabilities, labels and case weights `[replicate, case]` to each metric `[replicate]`."""
-    names: frozenset[str]
-    """The metrics' names."""
+    """From outputs `[case, output, *place]` and labels `[case, *place]` to a scalar."""
+    predictions: Callable[[Tensor], Tensor]
+    """From outputs to what the metrics judge."""
+    metrics: Callable[[NDArray[Any], NDArray[Any], NDArray[np.float64]], Metrics]
+    """From predictions, labels and case weights `[replicate, case]` to each metric `[replicate]`."""
+    titles: Mapping[str, str]
+    """The metrics' names, as a configuration and as a reader knows them; the first is the headline."""
     lower_is_better: frozenset[str]
+    from_scores: Callable[[Tensor], Tensor] | None = None
+    """From a score per class `[case, class]`, whose softmax is their probability, to outputs; None where a
+    case is not of one class, so that cases cannot be compared by their classes."""
+
+    @property
+    def by_class(self) -> bool:
+        """Whether each case is of one class, so that K counts patients per class."""
+        return self.from_scores is not None
+
+    @property
+    def headline(self) -> str:
+        """The metric that a report leads with, unless the configuration says otherwise."""
+        return next(iter(self.titles))
+
+    def goodness(self, metric: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a metric's values such that more is better."""
+        return -values if metric in self.lower_is_better else values

@@ -157,9 +157,9 @@ class _Floor:
         ordered = sorted(trials, key=repr)
         draws = self.config.adaptation.draws
         questions = [self._question(trained, trial, "choose", draws, replicates=0) for trial in ordered]
-        metric = self.config.experiment.metric
+        metric, kind = self.config.metric, self.config.kind
         return {
-            trial: None if answer.left_out else _per_draw(answer.draws[metric], draws)
+            trial: None if answer.left_out else _per_draw(kind.goodness(metric, answer.draws[metric]), draws)
             for trial, answer in zip(ordered, self._ask("Choosing recipes", questions), strict=True)
         }
 

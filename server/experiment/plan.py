@@ -137,7 +137,14 @@ class Plan:
         untrained = ALGORITHMS[algorithm].local_update is None
         scopes = ("all",) if untrained else settings.scopes
         loops: list[Recipe] = [
-            InnerLoop(steps, lr, settings.optimizer, settings.batch_size, scope=scope)
+            InnerLoop(
+                steps,
+                lr,
+                settings.optimizer,
+                settings.batch_size,
+                proximal=settings.proximal if scope == "proximal" else 0.0,
+                scope="adapter" if scope == "adapter" else "all",
+            )
             for scope, lr, steps in itertools.product(scopes, settings.inner_lrs, settings.inner_steps)
         ]
         may_stay = not untrained and heads.predicts_unadapted(self.config, algorithm)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from common import heads
 from common.algorithms import ALGORITHMS
 from common.config import Config
-from common.tasks import TASKS
 from common.wire import Judgement
 from server.app import MetaTrained
 from server.experiment.conduct import Outcome
@@ -45,13 +44,17 @@ def results(config: Config, outcome: Outcome, *, command: str, workers: int) -> 
         "version": version("zamenis"),
         "command": command,
         "seed": config.seed,
-        "metric": config.experiment.metric,
-        "task": {"label": config.task.label, "classes": list(config.task.classes)},
+        "metric": config.metric,
+        "task": {
+            "kind": config.task.kind,
+            "label": config.task.label,
+            "classes": list(config.task.classes),
+        },
         "model": config.model.name,
         "parameters": outcome.parameters,
         "engine": config.engine.name,
         "workers": workers,
-        "rows": rows(answers, TASKS[config.task.kind].lower_is_better),
+        "rows": rows(answers, config.kind.lower_is_better),
         "differences": differences(answers, reference),
         "mean_differences": mean_differences(answers, reference),
         "gradient_steps": _gradient_steps(config, outcome.trained),
@@ -182,7 +185,12 @@ def _recipes(recipes: Mapping[Cell, Recipe]) -> list[dict[str, Any]]:
     return [
         {**asdict(cell), **none}
         if recipe is None
-        else {**asdict(cell), "scope": recipe.scope, "inner_lr": recipe.lr, "inner_steps": recipe.steps}
+        else {
+            **asdict(cell),
+            "scope": "proximal" if recipe.proximal else recipe.scope,
+            "inner_lr": recipe.lr,
+            "inner_steps": recipe.steps,
+        }
         for cell, recipe in recipes.items()
     ]
 

@@ -11,21 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.tasks import classification
+from common.tasks import LOWER_IS_BETTER as LOWER
+from common.tasks import TITLES
 
 Row = Mapping[str, Any]
 Key = tuple[str, str, int]
 """Algorithm, hospital, K."""
-
-TITLES = {
-    "auroc": "AUROC",
-    "accuracy": "accuracy",
-    "balanced-accuracy": "balanced accuracy",
-    "ece": "ECE",
-    "brier": "Brier score",
-    "log-loss": "log loss",
-}
-LOWER_IS_BETTER = classification.LOWER_IS_BETTER | {"hurt"}
+LOWER_IS_BETTER = LOWER | {"hurt"}
 
 
 @dataclass(frozen=True)

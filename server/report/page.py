@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from common.files import write_text
+from common.tasks import TITLES
 from server.report import plots
-from server.report.board import TITLES, Board, Row
+from server.report.board import Board, Row
 
 YARDSTICK = "pooled"
 """Trains on all patients in one place: what sharing would gain, not something a federation may choose."""

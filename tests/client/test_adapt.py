@@ -118,7 +118,7 @@ def test_a_phi_that_cannot_be_beaten_is_seldom_moved(learner: Learner, mild_phi:
     shares = []
     for seed in range(12):
         inputs = 0.3 * separable(16, seed=seed).inputs
-        chance = learner.task.probabilities(learner.logits(mild_phi, inputs))[:, 1]
+        chance = learner.task.predictions(learner.logits(mild_phi, inputs))[:, 1]
         labels = torch.bernoulli(chance, generator=generator(seed)).long()
         support = Cases(inputs, labels, torch.arange(16))
         adapted = adapt_safely(fine_tune, learner, mild_phi, support, RECIPE, generator(seed))

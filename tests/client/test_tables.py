@@ -155,7 +155,7 @@ def test_labels_as_a_spreadsheet_saves_them(tmp_path: Path) -> None:
     path.write_bytes("\ufeffpath, disease ,split\r\n./a.dcm,1 ,test\r\na.dcm,1,test\r\nb.dcm,0,\r\n".encode())
     read = read_labels(path, TASK)
     assert read.key == "path"
-    assert read.rows == {"a.dcm": ("1", False), "b.dcm": ("0", None)}
+    assert read.rows == {"a.dcm": (("1",), False), "b.dcm": (("0",), None)}
 
 
 def test_classes_compare_as_numbers_where_they_are() -> None:

@@ -47,8 +47,12 @@ def test_an_algorithm_is_itself_over_training_and_under_its_own_table() -> None:
         ("algorithms.reptile.roundz=3", ["[algorithms.reptile]", "did you mean rounds"]),
         ('experiment.algorithms=["maml2"]', ["maml2", "known: reptile"]),
         ('task.classes=["a", "a"]', ["task", "twice"]),
-        ('task.classes=["a"]', ["task.classes", "at least 2"]),
+        ('task.classes=["a"]', ["task", "needs classes"]),
         ("experiment.shots=[1, 1]", ["shots", "twice"]),
+        ("experiment.metric=mae", ["experiment.metric mae", "auroc, accuracy"]),
+        ('task.kind="segmentation"', ["unet", "segmentation"]),
+        ("model.name=unet", ["unet", "classification"]),
+        ("task.spread=0", ["task.spread", "greater than 0"]),
         ("seed", ["--set seed", "key=value"]),
     ],
 )

@@ -135,7 +135,7 @@ def test_training_on_some_classes_tells_others_apart(algorithm: str, classes: in
     support, others = cases(1000, labels * 5), cases(1001, labels * 20)
     found = method.adapt(mine, trained, support, InnerLoop(1, 0.1), seeds.generator(0))(others.inputs)
     assert found.shape == (20 * classes, mine.task.outputs(classes))
-    right = mine.task.probabilities(found).argmax(1) == others.labels
+    right = mine.task.predictions(found).argmax(1) == others.labels
     assert right.double().mean() > 0.65
 
 

@@ -76,7 +76,7 @@ def test_a_fresh_head_prefers_no_class() -> None:
     """Zero weights: every class has the same probability whatever the image."""
     config = load(None, [*BATCH, "training.head=home"])
     learner = learner_of_algorithm(config, "reptile", SHAPE, CPU, 5)
-    chance = learner.task.probabilities(learner.logits(learner.weights(), images(3)))
+    chance = learner.task.predictions(learner.logits(learner.weights(), images(3)))
     torch.testing.assert_close(chance, torch.full((3, 5), 0.2, dtype=torch.float64))
 
 

@@ -1,0 +1,98 @@
+"""Segmentation: every pixel is of one class, the first of which is background.
+
+Two classes share one logit a pixel, more have one each. The loss is Dice plus cross-entropy, of MONAI.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from common.tasks.classification import mean_of_known, outputs
+from common.tasks.task import Metrics
+
+TITLES = {"dice": "Dice", "hd95": "HD95 in pixels"}
+LOWER_IS_BETTER = frozenset({"hd95"})
+PERCENTILE = 95.0
+
+__all__ = ["LOWER_IS_BETTER", "TITLES", "loss", "metrics", "outputs", "predictions"]
+
+
+def loss(
+    logits: Float[Tensor, "case output height width"], labels: Num[Tensor, "case height width"]
+) -> Float[Tensor, ""]:
+    """Return one less the mean soft Dice of the foreground classes, plus the mean cross-entropy in nats."""
+    from monai.losses.dice import DiceCELoss
+
+    single = logits.shape[1] == 1
+    criterion = DiceCELoss(
+        include_background=single, to_onehot_y=not single, sigmoid=single, softmax=not single
+    )
+    total: Tensor = criterion(logits, labels[:, None].to(logits.dtype))
+    return total
+
+
+def predictions(
+    logits: Float[Tensor, "case output height width"],
+) -> Shaped[Tensor, "case height width"]:
+    """Return each pixel's likeliest class, as uint8."""
+    single = logits.shape[1] == 1
+    return ((logits[:, 0] > 0) if single else logits.argmax(1)).to(torch.uint8)
+
+
+def metrics(predicted: NDArray[Any], labels: NDArray[Any], weights: NDArray[np.float64]) -> Metrics:
+    """Return each metric under each row of case weights: means over images of means over foreground classes.
+
+    Dice is 1 where a class is neither there nor predicted. HD95, the 95th percentile of the distances
+    between the two outlines (the larger of both directions), is in pixels of the network's image; the
+    image's diagonal where one outline exists alone, and not counted where none does.
+
+    Args:
+        predicted: `[case, height, width]`, classes.
+        labels: the same of the truth.
+        weights: `[replicate, case]`, how often each case counts.
+
+    """
+    classes = int(max(predicted.max(), labels.max(), 1)) + 1
+    found = [_of_image(one, truth, classes) for one, truth in zip(predicted, labels, strict=True)]
+    return {name: _mean(np.array([one[name] for one in found]), weights) for name in TITLES}
+
+
+def _of_image(predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> dict[str, float]:
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.meandice import compute_dice
+
+    ours, theirs = (_one_hot(mask, classes) for mask in (predicted, truth))
+    dice = compute_dice(ours, theirs, include_background=False, ignore_empty=False)[0]
+    here, there = (mask[0, 1:].flatten(1).any(1) for mask in (ours, theirs))
+    distance = torch.full((classes - 1,), float("nan"))
+    distance[here != there] = float(np.hypot(*truth.shape))
+    if (here & there).any():
+        both = torch.cat([torch.tensor([True]), here & there])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own arguments
+            apart = compute_hausdorff_distance(
+                ours[:, both], theirs[:, both], include_background=False, percentile=PERCENTILE
+            )
+        distance[here & there] = apart[0].float()
+    return {"dice": float(dice.mean()), "hd95": float(mean_of_known(distance.double().numpy()[None])[0])}
+
+
+def _one_hot(mask: NDArray[Any], classes: int) -> Float[Tensor, "1 klass height width"]:
+    places = torch.from_numpy(np.ascontiguousarray(mask)).long()
+    return functional.one_hot(places, classes).permute(2, 0, 1)[None].float()
+
+
+def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weighted mean of what is known, by replicate; NaN where nothing is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: NDArray[np.float64] = weights[:, known] @ values[known] / weights[:, known].sum(1)
+    return mean
