@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,11 @@ from client.home import Home
 from client.peers import Peers
 from common import service, terminal
 from common.identity import fingerprint
+from common.sections import TaskName
 from common.terminal import ConsoleProgress, console
+
+if TYPE_CHECKING:
+    from client.dataset import Census
 
 SERVICE = "node"
 Directory = Annotated[Path, typer.Option("--dir", "-C", help="The node's folder; default: where you are.")]
@@ -51,8 +55,11 @@ def join(
 @app.command()
 def register(
     folder: Annotated[Path, typer.Argument(help="Folder with DICOM files, or table.csv and schema.toml.")],
-    label: Annotated[str, typer.Option(help="Column with the label.")],
-    classes: Annotated[str, typer.Option(help="Its values in order, with commas; default: all found.")] = "",
+    label: Annotated[str, typer.Option(help="Column with the label, or with the masks' paths.")],
+    task: Annotated[TaskName, typer.Option(help="What is to be predicted from it.")] = "classification",
+    classes: Annotated[
+        str, typer.Option(help="Its values in order, with commas; default: all found. Multi-label: columns.")
+    ] = "",
     labels: Annotated[Path | None, typer.Option(help="The labels' CSV; default FOLDER/labels.csv.")] = None,
     state: Annotated[
         Path | None,
@@ -71,6 +78,7 @@ def register(
             home,
             folder,
             label=label,
+            kind=task,
             classes=named,
             labels=labels,
             state=state,
@@ -78,9 +86,10 @@ def register(
             progress=progress.counter("Reading files"),
         )
     census = done.census
-    counts = ", ".join(f"{name} {count}" for name, count in census.per_class.items())
+    counts = _counts(census)
     console.print(
-        f"[green]✓[/] {census.accepted} cases of {census.patients} patients: {counts}.", highlight=False
+        f"[green]✓[/] {census.accepted} cases of {census.patients} patients{counts and ': ' + counts}.",
+        highlight=False,
     )
     for warning in census.warnings:
         console.print(f"  Note: {warning}.", highlight=False)
@@ -90,6 +99,11 @@ def register(
         console.print(
             f"  {Path(done.registered.state) / 'quarantine.csv'} tells each remedy.", highlight=False
         )
+
+
+def _counts(census: Census) -> str:
+    """Return how many cases are of each class, or have each finding; nothing where labels are neither."""
+    return ", ".join(f"{name} {count}" for name, count in census.per_class.items())
 
 
 @app.command()
@@ -104,8 +118,13 @@ def data(directory: Directory = HERE) -> None:
     rows = []
     for entry in home.settings.data:
         census = census_of(entry)
-        counts = ", ".join(f"{name} {count}" for name, count in census.per_class.items())
-        cells = (entry.label, counts, census.accepted, census.patients, sum(census.refused.values()))
+        cells = (
+            entry.label,
+            _counts(census) or entry.kind,
+            census.accepted,
+            census.patients,
+            sum(census.refused.values()),
+        )
         rows.append([*map(str, cells), entry.folder])
     terminal.table(("label", "classes", "cases", "patients", "left out", "folder"), rows)
 

@@ -35,7 +35,7 @@ from common.files import PRIVATE, fresh_folder, write_bytes, write_text
 from common.identity import fingerprint
 from common.names import Host, Name, Port, origin
 from common.secagg.identity import Identity, Peer
-from common.sections import Section
+from common.sections import Section, Task, TaskName
 from common.settings import read_toml, validate
 
 HOURS = r"^(([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9])?$"
@@ -49,8 +49,14 @@ class Registered(Section):
     """Where the cache and the secret that splits patients lie."""
     labels: str = ""
     """The file with the labels, where it is not the folder's own."""
+    kind: TaskName = "classification"
     label: str
     classes: tuple[str, ...]
+
+    @property
+    def task(self) -> Task:
+        """The task that the folder is registered for."""
+        return Task(kind=self.kind, label=self.label, classes=self.classes)
 
 
 class NodeSettings(Section):

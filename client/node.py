@@ -229,7 +229,7 @@ def config_of(home: Home) -> NodeConfig:
         "hospital": "\n".join(one.folder for one in settings.data),
         "state": "\n".join(one.state for one in settings.data),
         "labels": "\n".join(one.labels for one in settings.data),
-        "tasks": "\n".join(json.dumps([one.label, *one.classes]) for one in settings.data),
+        "tasks": "\n".join(json.dumps([one.kind, one.label, *one.classes]) for one in settings.data),
         "policy": str(home.policy),
         "device": settings.device,
         "threads": settings.threads,

@@ -19,6 +19,7 @@ from common.config import Config
 from common.errors import ConfigError, PolicyError
 from common.sections import Count, Section
 from common.settings import validate
+from common.tasks import KINDS
 from common.wire import Instruction
 
 Kind = Literal["describe", "train", "evaluate"]
@@ -30,7 +31,7 @@ class Policy(Section):
     messages: tuple[Kind, ...] = ("describe", "train", "evaluate")
     """Kinds of message that are answered at all."""
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
-    tasks: tuple[str, ...] = ("classification",)
+    tasks: tuple[str, ...] = tuple(KINDS)
     models: tuple[str, ...] = ("conv4", "mlp", "linear")
     secure_aggregation: Literal["required", "optional"] = "optional"
     """Whether this hospital's updates leave it only masked."""

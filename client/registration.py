@@ -11,7 +11,8 @@ from client.dataset import Census, Progress, open_hospital
 from client.home import Home, Registered
 from client.tables import class_values
 from common.errors import ConfigError, DataError
-from common.sections import Data, Task
+from common.sections import Data, Task, TaskName
+from common.settings import validate
 
 MOST_CLASSES = 50
 """More distinct labels than this are a measurement or a mistake, not classes."""
@@ -30,6 +31,7 @@ def register(
     folder: Path,
     *,
     label: str,
+    kind: TaskName = "classification",
     classes: Sequence[str] = (),
     labels: Path | None = None,
     state: Path | None = None,
@@ -39,25 +41,24 @@ def register(
     """Read `folder`, write its quarantine report, and add it to the node's data (or renew its entry).
 
     Without `state`, the folder's cache and secret lie where they did, or in the node's own folder: the
-    data may be read-only. Without `classes`, the label's own values are taken, in order. Raises DataError
-    where the folder cannot be used; then nothing is registered.
+    data may be read-only. Without `classes`, a classification takes the label's own values, in order. Raises
+    DataError where the folder cannot be used; then nothing is registered.
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder. Name the folder with the hospital's data.")
-    found = tuple(classes) or class_values(folder, labels, label)
-    if not 2 <= len(found) <= MOST_CLASSES:
-        raise DataError(
-            f"{folder}: {label} has {len(found)} distinct values; 2 to {MOST_CLASSES} can be classes. "
-            "Name another label, or the classes with --classes."
-        )
+    found = tuple(classes)
+    if kind == "classification" and not found:
+        found = _values(folder, labels, label)
+    task = validate(Task, {"kind": kind, "label": label, "classes": found}, "--classes")
     private = state.expanduser().resolve() if state else _state_of(home, folder)
-    data, task = Data(image_size=image_size), Task(label=label, classes=found)
+    data = Data(image_size=image_size)
     hospital = open_hospital(folder, data, task, state=private, labels=labels, progress=progress)
     entry = Registered(
         folder=str(folder),
         state=str(private),
         labels=str(labels.expanduser().resolve()) if labels else "",
+        kind=kind,
         label=label,
         classes=found,
     )
@@ -69,9 +70,10 @@ def register(
 
 def census_of(entry: Registered) -> Census:
     """Return the counts of a registered folder as it is now."""
-    task = Task(label=entry.label, classes=entry.classes)
     labels = Path(entry.labels) if entry.labels else None
-    return open_hospital(Path(entry.folder), Data(), task, state=Path(entry.state), labels=labels).census
+    return open_hospital(
+        Path(entry.folder), Data(), entry.task, state=Path(entry.state), labels=labels
+    ).census
 
 
 def forget(home: Home, folder: Path) -> None:
@@ -81,6 +83,17 @@ def forget(home: Home, folder: Path) -> None:
     if len(kept) == len(home.settings.data):
         raise ConfigError(f"{folder}: is not registered; zamenis-hospital data lists what is.")
     _write(home, kept)
+
+
+def _values(folder: Path, labels: Path | None, label: str) -> tuple[str, ...]:
+    """Return a label's own values as classes; raises DataError where they cannot be."""
+    found = class_values(folder, labels, label)
+    if not 2 <= len(found) <= MOST_CLASSES:
+        raise DataError(
+            f"{folder}: {label} has {len(found)} distinct values; 2 to {MOST_CLASSES} can be classes. "
+            "Name another label, the classes with --classes, or another kind of task with --task."
+        )
+    return found
 
 
 def _state_of(home: Home, folder: Path) -> Path:

@@ -8,7 +8,7 @@ Everything comes from the node's own configuration, never from the coordinator:
 | `hospital` | its folder, or several, one a line; a run uses those that have its label |
 | `state` | where each folder's secret and cache are, one a line; empty: in the folder's own `.zamenis` |
 | `labels` | where each folder's labels are, one a line; empty: its own labels.csv |
-| `tasks` | label and classes that each folder is registered for, a JSON list a line; none: any |
+| `tasks` | kind, label and classes that each folder is registered for, a JSON list a line; none: any |
 | `policy` | file that says what a coordinator may ask for; none: everything |
 | `secrets` | folder with this site's part of secure aggregation; none: its node stands before it |
 | `device` | `auto`, `cpu` or `cuda` |
@@ -75,8 +75,8 @@ def _registered(node: Node, place: int, task: Task) -> bool:
     """Return whether a folder is registered for this label and these classes, and may be asked for them."""
     if place >= len(node.tasks):
         return True
-    label, *classes = node.tasks[place]
-    return task.label == label and set(task.classes) <= set(classes)
+    kind, label, *classes = node.tasks[place]
+    return (task.kind, task.label) == (kind, label) and set(task.classes) <= set(classes)
 
 
 def _beside(folders: tuple[Path, ...], lines: object) -> tuple[Path | None, ...]:

@@ -98,7 +98,7 @@ class Config(Section):
                 raise ConfigError(
                     f"{key} is about classification, and this is {self.task.kind}; leave it out."
                 )
-        if (self.task.kind == "segmentation") != (str(self.model.name) == "unet"):
+        if (self.task.kind == "segmentation") != BACKBONES[self.model.name].maps:
             raise ConfigError(
                 f"model.name {self.model.name} does not go with {self.task.kind}: unet makes masks, and "
                 "nothing else does."

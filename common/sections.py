@@ -16,6 +16,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+TaskName = Literal["classification", "multi-label", "regression", "segmentation"]
+
+
 class Section(BaseModel):
     """One table of the configuration: immutable, strict about types, no unknown keys."""
 
@@ -58,7 +61,7 @@ class Phantoms(Section):
 class Task(Section):
     """What is to be predicted."""
 
-    kind: Literal["classification", "multi-label", "regression", "segmentation"] = "classification"
+    kind: TaskName = "classification"
     label: str = "finding"
     """The label column; in segmentation it names each image's mask; a mere title where multi-label."""
     classes: tuple[str, ...] = Field(

@@ -173,7 +173,12 @@ def import_images(
     folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
     path_column: Annotated[str, typer.Option(help="Column with the image's path, relative to the CSV.")],
     site_column: Annotated[str, typer.Option(help="Column with the hospital.")],
-    label_column: Annotated[list[str], typer.Option(help="Column with a label; may be repeated.")],
+    label_column: Annotated[
+        list[str] | None, typer.Option(help="Column with a label; may be repeated.")
+    ] = None,
+    mask_column: Annotated[
+        list[str] | None, typer.Option(help="Column with the path of a mask's image; may be repeated.")
+    ] = None,
     patient_column: Annotated[
         str | None, typer.Option(help="Column with the patient; without it, one each.")
     ] = None,
@@ -182,13 +187,16 @@ def import_images(
     """Turn an image folder and its CSV into one DICOM tree per hospital."""
     from simulation import sites
 
+    if not label_column and not mask_column:
+        raise ConfigError("name what is to be learned: --label-column, --mask-column, or both.")
     with ConsoleProgress() as progress:
         written = sites.import_images(
             table,
             folder,
             path_column=path_column,
             site_column=site_column,
-            label_columns=label_column,
+            label_columns=label_column or [],
+            mask_columns=mask_column or [],
             patient_column=patient_column,
             seed=seed,
             progress=progress.counter("Writing DICOM"),

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from PIL import Image
 
 from client.tables import NOT_MEASURED, SIDES
 from common.errors import ConfigError, DataError, Refused
 from simulation.hospital import new_hospital, site_key, write_csv
-from simulation.pictures import read_picture
+from simulation.pictures import Picture, read_picture
 from simulation.source import Row, Source, read_source
 from simulation.write_dicom import dataset, secondary_capture, write_instance
 
@@ -30,6 +31,7 @@ class _Columns:
     path: str
     site: str
     labels: tuple[str, ...]
+    masks: tuple[str, ...]
     patient: str | None
 
     def fault(self, row: Row) -> str | None:
@@ -38,7 +40,7 @@ class _Columns:
             return f"{self.site}: no site"
         if not row.cells[self.path]:
             return f"{self.path}: no file"
-        if not any(row.cells[label] for label in self.labels):
+        if not any(row.cells[label] for label in (*self.labels, *self.masks)):
             return "no label"
         if self.patient and not row.cells[self.patient]:
             # Standing for a patient of its own, it could share one with the other side of the split.
@@ -53,6 +55,7 @@ def import_images(
     path_column: str,
     site_column: str,
     label_columns: Sequence[str],
+    mask_columns: Sequence[str] = (),
     patient_column: str | None,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
@@ -62,12 +65,13 @@ def import_images(
     Paths are relative to the CSV's folder. Each image becomes a Secondary Capture instance, grey
     with 8 or 16 bits or RGB, in a study of its own; PatientID is a keyed hash of the patient column,
     or one per file without such a column. `labels.csv` names files by SOPInstanceUID and carries the
-    label columns. `progress` is told rows done and rows in all.
+    label columns; a mask column names a mask's file in the source and its copy's path in the hospital.
+    `progress` is told rows done and rows in all.
     Raises DataError for a CSV, column or site name that cannot be used, and where no row can.
     """
     source = read_source(table)
-    columns = _Columns(path_column, site_column, tuple(label_columns), patient_column)
-    source.require(path_column, site_column, *label_columns, patient_column)
+    columns = _Columns(path_column, site_column, tuple(label_columns), tuple(mask_columns), patient_column)
+    source.require(path_column, site_column, *label_columns, *mask_columns, patient_column)
     source.sift(columns.fault)
     sites, total, done = source.per_site(site_column, folder), len(source.rows), 0
     written = []
@@ -82,7 +86,8 @@ def import_images(
                         progress(done, total)
                 if not labels:
                     raise Refused("no usable image")
-                write_csv(hospital / "labels.csv", ("SOPInstanceUID", *label_columns), labels)
+                header = ("SOPInstanceUID", *label_columns, *mask_columns)
+                write_csv(hospital / "labels.csv", header, labels)
         except Refused:
             continue
         written.append(folder / site)
@@ -103,6 +108,7 @@ def _write_images(
                 raise Refused("the file is listed before, for the same site")
             seen.add(path)
             picture = read_picture(source.path.parent / path)
+            masks = {column: _mask(source, row, column, picture) for column in columns.masks}
         except Refused as refused:
             source.skipped[row.line] = refused.reason
             yield []
@@ -114,7 +120,23 @@ def _write_images(
         target = hospital / f"patient-{number:04d}" / f"image-{row.line}.dcm"
         target.parent.mkdir(exist_ok=True)
         write_instance(target, header, picture.frame, "explicit")
-        yield [[str(header.SOPInstanceUID), *(row.cells[label] for label in columns.labels)]]
+        cells = [row.cells[label] for label in columns.labels]
+        for column, mask in masks.items():
+            beside = target.with_name(f"{column}-{row.line}.png")
+            mask.save(beside)
+            cells.append(beside.relative_to(hospital).as_posix())
+        yield [[str(header.SOPInstanceUID), *cells]]
+
+
+def _mask(source: Source, row: Row, column: str, image: Picture) -> Image.Image:
+    """Return an image's mask, freed of whatever else its file holds; raises Refused where it does not fit."""
+    try:
+        mask = read_picture(source.path.parent / row.cells[column]).frame.values
+    except Refused as refused:
+        raise Refused(f"{column}: {refused.reason}") from None
+    if mask.shape != image.frame.values.shape[:2]:
+        raise Refused(f"{column}: the mask must be one grey channel of the image's own size")
+    return Image.fromarray(mask)
 
 
 def import_table(

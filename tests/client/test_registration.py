@@ -9,6 +9,7 @@ import pytest
 
 from client.home import Home, Keys
 from client.registration import census_of, register
+from common.errors import ConfigError
 from tests.client.test_home import SETTINGS
 from tests.conftest import write_table_hospital
 
@@ -53,3 +54,14 @@ def test_a_folder_keeps_its_secret(home: Home, tmp_path: Path) -> None:
     register(Home.load(home.directory), given, label="finding", state=elsewhere)
     again = register(Home.load(home.directory), given, label="finding", classes=("nodule", "normal"))
     assert again.registered.state == str(elsewhere)
+
+
+def test_a_number_is_registered_as_one(home: Home, tmp_path: Path) -> None:
+    """It has no classes; the same column can be registered for one task at a time."""
+    archive = fresh(tmp_path / "a")
+    done = register(home, archive, label="d", kind="regression")
+    assert (done.registered.kind, done.registered.classes) == ("regression", ())
+    assert done.census.per_class == {}
+    assert census_of(Home.load(home.directory).settings.data[0]).accepted == 80
+    with pytest.raises(ConfigError, match="classes mean nothing to a regression"):
+        register(home, archive, label="d", kind="regression", classes=("a", "b"))

@@ -36,7 +36,7 @@ def config() -> Config:
 def node(tmp_path: Path) -> NodeConfig:
     """Return the node of a table hospital that is registered for its label and classes."""
     folder = write_table_hospital(tmp_path / "site-1", seed=1)
-    tasks = '["finding", "normal", "nodule"]'
+    tasks = '["classification", "finding", "normal", "nodule"]'
     return {"site": "site-1", "hospital": str(folder), "threads": 1, "device": "cpu", "tasks": tasks}
 
 
