@@ -17,6 +17,7 @@ from common import wire
 from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.errors import ConfigError, PolicyError
+from common.models import BACKBONES
 from common.sections import Count, Section
 from common.settings import validate
 from common.tasks import KINDS
@@ -32,7 +33,7 @@ class Policy(Section):
     """Kinds of message that are answered at all."""
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     tasks: tuple[str, ...] = tuple(KINDS)
-    models: tuple[str, ...] = ("conv4", "mlp", "linear")
+    models: tuple[str, ...] = tuple(BACKBONES)
     secure_aggregation: Literal["required", "optional"] = "optional"
     """Whether this hospital's updates leave it only masked."""
     min_cohort: Annotated[int, Field(ge=2)] = 2

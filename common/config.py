@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from common.algorithms import ALGORITHMS
 from common.errors import ConfigError
+from common.models import BACKBONES
 from common.sections import (
     Adaptation,
     Data,
@@ -98,10 +99,11 @@ class Config(Section):
                 raise ConfigError(
                     f"{key} is about classification, and this is {self.task.kind}; leave it out."
                 )
-        if (self.task.kind == "segmentation") != BACKBONES[self.model.name].maps:
+        if BACKBONES[self.model.name].maps != kind.maps:
+            fitting = " or ".join(name for name, other in BACKBONES.items() if other.maps == kind.maps)
             raise ConfigError(
-                f"model.name {self.model.name} does not go with {self.task.kind}: unet makes masks, and "
-                "nothing else does."
+                f"model.name {self.model.name} does not go with task.kind {self.task.kind}, which asks about "
+                f"{'every pixel' if kind.maps else 'the case as a whole'}; use {fitting}."
             )
 
     def _check_together(self, name: str) -> None:
@@ -118,10 +120,11 @@ class Config(Section):
                 f"{name} compares cases by their class, and in {self.task.kind} they have none; use a "
                 "gradient-based algorithm, e.g. reptile."
             )
-        if training.normalisation != "shared" and (self.model.name, self.model.norm) != ("conv4", "batch"):
+        has_batch_norm = BACKBONES[self.model.name].images and self.model.norm == "batch"
+        if training.normalisation != "shared" and not has_batch_norm:
             raise ConfigError(
                 f"[algorithms.{name}]: normalisation {training.normalisation} is about batch normalisation, "
-                'and this network has none; set model.name = "conv4" and model.norm = "batch".'
+                'and this network has none; set model.norm = "batch", and model.name to a network of images.'
             )
 
     @property

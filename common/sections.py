@@ -103,10 +103,13 @@ class Task(Section):
 class Model(Section):
     """The network adapter(backbone(x))."""
 
-    name: Literal["conv4", "mlp", "linear"] = "conv4"
+    name: Literal["conv4", "resnet18", "densenet121", "unet", "mlp", "linear"] = "conv4"
+    """Of images: conv4, resnet18, densenet121, and unet, which makes a map; of tables: mlp, linear."""
     width: Count = 32
-    """Channels of every convolution, or hidden units of every layer."""
+    """Channels of conv4's convolutions and of unet's first level, hidden units of mlp's layers; the others
+    have their own."""
     norm: Literal["group", "batch"] = "group"
+    """How a network of images normalises its features."""
 
 
 class Outer(Section):

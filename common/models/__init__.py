@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from common.models.network import Network, build
+from common.models.network import BACKBONES, Network, build
 
-__all__ = ["Network", "build"]
+__all__ = ["BACKBONES", "Network", "build"]

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import ConfigError
-from common.models import conv4, mlp
+from common.models import conv4, mlp, monai_nets
 from common.sections import Model
 
-BACKBONES: dict[str, Callable[[Model, tuple[int, ...]], tuple[nn.Module, int]]] = {
-    "conv4": conv4.backbone,
-    "mlp": mlp.backbone,
-    "linear": mlp.no_backbone,
+
+@dataclass(frozen=True)
+class Backbone:
+    """How a backbone is built, what it reads and what it makes."""
+
+    build: Callable[[Model, tuple[int, ...]], tuple[nn.Module, int]]
+    """From an input's shape to the module and how many features it makes."""
+    images: bool = True
+    """Whether it reads images `[channel, height, width]`; else rows of a table `[feature]`."""
+    maps: bool = False
+    """Whether it makes its features of every pixel, `[case, feature, height, width]`; else of every case."""
+
+
+BACKBONES = {
+    "conv4": Backbone(conv4.backbone),
+    "resnet18": Backbone(monai_nets.resnet18),
+    "densenet121": Backbone(monai_nets.densenet121),
+    "unet": Backbone(monai_nets.unet, maps=True),
+    "mlp": Backbone(mlp.backbone, images=False),
+    "linear": Backbone(mlp.no_backbone, images=False),
 }
 
 
@@ -28,7 +45,7 @@ class Network(nn.Module):
         self.adapter = adapter
 
     def forward(self, inputs: Float[Tensor, "case *feature"]) -> Float[Tensor, "case output *place"]:
-        """Return one row of outputs (logits) per case."""
+        """Return one row of outputs (logits) per case, or a map of them where the backbone makes maps."""
         outputs: Tensor = self.adapter(self.backbone(inputs))
         return outputs
 
@@ -43,12 +60,13 @@ def build(
     1.7 times faster on a CPU and changes no shape. Raises ConfigError where model and input do not fit.
     """
     images = len(input_shape) == 3
-    if images != (model.name == "conv4"):
+    chosen = BACKBONES[model.name]
+    if images != chosen.images:
         kind = "images" if images else "tables"
-        fitting = "conv4" if images else "mlp or linear"
+        fitting = " or ".join(name for name, other in BACKBONES.items() if other.images == images)
         raise ConfigError(f"model.name {model.name} cannot read {kind}; use {fitting}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone, features = BACKBONES[model.name](model, input_shape)
+        backbone, features = chosen.build(model, input_shape)
         network = Network(backbone, adapter(features))
     return network.to(memory_format=torch.channels_last) if images else network  # type: ignore[call-overload]

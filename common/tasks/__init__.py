@@ -58,6 +58,7 @@ def _segmentation(_task: Task) -> TaskKind:
         metrics=segmentation.metrics,
         titles=segmentation.TITLES,
         lower_is_better=segmentation.LOWER_IS_BETTER,
+        maps=True,
     )
 
 

@@ -33,6 +33,8 @@ class TaskKind:
     from_scores: Callable[[Tensor], Tensor] | None = None
     """From a score per class `[case, class]`, whose softmax is their probability, to outputs; None where a
     case is not of one class, so that cases cannot be compared by their classes."""
+    maps: bool = False
+    """Whether every pixel is asked about, so that a network must make maps."""
 
     @property
     def by_class(self) -> bool:

@@ -102,7 +102,10 @@ def test_whose_head_answers(over: tuple[str, ...], algorithm: str, keeps: bool, 
 @pytest.mark.parametrize(
     ("over", "words"),
     [
-        (['experiment.algorithms=["fedbn"]'], 'set model.name = "conv4" and model.norm = "batch"'),
+        (
+            ['experiment.algorithms=["fedbn"]'],
+            'set model.norm = "batch", and model.name to',
+        ),
         (["task.own-classes=true"], 'set training.head = "home"'),
         (['experiment.unseen-classes=["nodule"]'], "nodule is none of task.classes"),
         (['experiment.unseen-classes=["normal"]'], "fewer than two classes"),

@@ -16,10 +16,12 @@ from typing import Any
 
 import pydicom
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from common.config import from_json, load
+from common.initialise import shared_weights
 from common.sections import Phantoms
 from simulation import cli
 from simulation.phantoms import write_hospitals
@@ -366,3 +368,31 @@ def test_no_patient_is_named_in_anything_that_a_run_leaves(
         found = file.read_bytes()
         assert not any(name.encode() in found or name in file.name for name in names), file.name
     assert not any(name in told for name in names)
+
+
+def test_a_large_network_runs_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 with batch normalisation by a hospital's own statistics: finite weights that have moved."""
+    out = tmp_path / "out"
+    over = (
+        'data.hospitals=""',
+        "phantoms.sites=2",
+        "phantoms.patients=60",
+        "phantoms.matrix=64",
+        "data.image-size=64",
+        "model.name=resnet18",
+        "model.norm=batch",
+        "training.normalisation=recompute",
+        "training.rounds=1",
+        "training.inner-steps=2",
+        "experiment.shots=[0]",
+        'experiment.held-out=["site-1"]',
+        'experiment.algorithms=["reptile"]',
+    )
+    words = [part for key in (*SMALL, *over) for part in ("--set", key)]
+    assert command(monkeypatch, ["run", "--out", str(out), "--workers", "1", *words]) == 0
+    trained = load_file(out / "phi.safetensors")
+    initial = shared_weights(load(out / "config.toml"), "reptile", (1, 64, 64))
+    assert results(out)["rows"]
+    assert trained.keys() == initial.keys()
+    assert all(tensor.isfinite().all() for tensor in trained.values())
+    assert not any(torch.equal(tensor, initial[name]) for name, tensor in trained.items())
