@@ -85,6 +85,14 @@ class Judge:
         fell_back = float(np.mean([share == 0.0 for _, share in drawn]))
         return wire.Judgement(plain, replicates, hurt, fell_back)
 
+    def predict(self, question: Question, draw: int) -> Scored:
+        """Return one draw's predictions, adapted where the question says so."""
+        unadapted = self._unadapted()
+        if unadapted is not None and not (question.shot and question.recipe):
+            return unadapted
+        scored, _ = self._adapt_and_predict(question, draw, unadapted)
+        return scored
+
     @property
     def _zero_shot(self) -> bool:
         return heads.predicts_unadapted(self.config, self.algorithm.name)

@@ -17,6 +17,7 @@ from server.logs import log_to
 from server.report.files import write_results
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
+from simulation.examples import example_masks
 from simulation.grid import NodeConfig
 from simulation.phantoms import write_hospitals
 from simulation.secrets import make_secrets
@@ -45,7 +46,8 @@ def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> 
         config.engine,
     )
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
-    write_results(found, out)
+    pictures = example_masks(config, outcome, nodes) if config.kind.maps else []
+    write_results(found, out, pictures)
     return found
 
 

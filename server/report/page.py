@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+from base64 import b64encode
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,29 @@ def _at(shots: Iterable[int]) -> str:
     return f"K = {listing(shots)}"
 
 
-def write_report(results: Row, path: Path) -> None:
+@dataclass(frozen=True)
+class Picture:
+    """A picture for the report, with what it shows."""
+
+    words: str
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        """The picture as it stands within a page."""
+        return f"data:image/png;base64,{b64encode(self.png).decode()}"
+
+
+def write_report(results: Row, path: Path, pictures: Sequence[Picture] = ()) -> None:
     """Write `results` as one self-contained page at `path`; the same results give the same bytes.
 
     The page loads nothing and runs nothing. It appears whole or not at all.
     """
-    page = environment("server.report").get_template("report.html.j2").render(_context(results))
+    page = (
+        environment("server.report")
+        .get_template("report.html.j2")
+        .render({**_context(results), "pictures": pictures})
+    )
     write_text(path, page)
 
 
@@ -143,11 +161,18 @@ def _context(results: Row) -> dict[str, Any]:
     parts = ("rows", "differences", "hurt", "recipes", "rounds", "left_out", "hospitals")
     lists = {name: list(results.get(name) or []) for name in parts}
     board = Board.of(lists["rows"], results["metric"])
+    per_class = " per class" if results["task"].get("kind", "classification") == "classification" else ""
     others = [Board.of(lists["rows"], name) for name in TITLES if name != board.metric]
     references = sorted({row["reference"] for row in lists["differences"]})
     return {
         **lists,
         "run": {"parameters": None, "timing": None, **results},
+        "per_class": per_class,
+        "counted": [
+            name
+            for name in results["task"]["classes"]
+            if any(name in (hospital.get("per_class") or {}) for hospital in lists["hospitals"])
+        ],
         "headline": headline(results),
         "board": board,
         "others": [replace(other, algorithms=board.algorithms) for other in others if other.cells],
@@ -159,7 +184,8 @@ def _context(results: Row) -> dict[str, Any]:
         "hurt": Board.of(lists["hurt"], "hurt", value="share"),
         "recipes": _recipes(lists["recipes"]),
         "shot_curves": plots.shot_curves(
-            (r for r in lists["rows"] if r["metric"] == board.metric), board.title
+            (row for row in lists["rows"] if row["metric"] == board.metric),
+            (f"K, patients{per_class}", board.title),
         ),
         "loss_curves": plots.loss_curves(lists["rounds"]),
     }

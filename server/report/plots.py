@@ -66,10 +66,11 @@ LEGEND = 6.8
 """Inches that a legend of six algorithms takes."""
 
 
-def shot_curves(rows: Iterable[Row], metric: str) -> Markup:
+def shot_curves(rows: Iterable[Row], labels: tuple[str, str]) -> Markup:
     """Return one panel per hospital: the metric against K, with 95 % intervals.
 
-    `rows` hold one metric. K is spaced evenly, whatever its values. Empty where K never varies.
+    `labels` name K and the metric; `rows` hold one metric. K is spaced evenly, whatever its values. Empty
+    where K never varies.
     """
     measured = list(rows)
     shots = sorted({row["shot"] for row in measured})
@@ -90,9 +91,10 @@ def shot_curves(rows: Iterable[Row], metric: str) -> Markup:
             _curve(axes, name, [shots.index(row["shot"]) + aside for row in mine], mine)
 
     words = (
-        f"{metric} against K for each held-out hospital, one curve per algorithm; numbers in the table below."
+        f"{labels[1]} against K for each held-out hospital, one curve per algorithm; numbers in the table "
+        "below."
     )
-    svg = _multiples("curves", sites, draw, ("K, patients per class", metric), algorithms)
+    svg = _multiples("curves", sites, draw, labels, algorithms)
     return _inline(svg, "curves", words)
 
 

@@ -20,8 +20,8 @@ from common.errors import ConfigError
 from common.learner import Learner
 from common.models import BACKBONES, Network, build
 from common.models.statistics import fix_statistics
-from common.sections import Model
-from common.tasks import TASKS
+from common.sections import Model, Task
+from common.tasks import kind_of
 from common.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def test_an_outer_gradient_passes_through(name: str, norm: str) -> None:
     network of ReLUs has a kink close by in every direction.
     """
     side, step = SMALLEST[name, norm], 1e-8
-    learner = Learner(network(name, norm).double(), TASKS["classification"], torch.device("cpu"))
+    learner = Learner(network(name, norm).double(), kind_of(Task()), torch.device("cpu"))
     labels = torch.arange(3)
     support, query = (Cases(images(count, side)[:3], labels, labels) for count in (3, 6))
     episode, phi = Episode(support, query), learner.weights()

@@ -111,7 +111,7 @@ def vessels(parent: Path) -> Path:
     rows = []
     for site in range(3):
         chance = np.random.default_rng(site)
-        for patient in range(14):
+        for patient in range(18):
             mask = np.zeros((32, 32), np.uint8)
             at, wide = chance.integers(4, 24), chance.integers(3, 7)
             mask[:, at : at + wide] = 255
@@ -164,7 +164,8 @@ def test_outlines_are_learned_across_hospitals(tmp_path: Path, monkeypatch: pyte
     assert mean(results, "dice", "reptile", 0) > 0.7
     assert mean(results, "hd95", "reptile", 0) < 12
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png;base64") >= 3
+    judged = {row["site"] for row in results["rows"]}
+    assert page.count("data:image/png;base64") == len(judged) > 1
     assert "base64" not in (tmp_path / "out" / "results.json").read_text()
 
 
@@ -185,4 +186,4 @@ def test_a_mask_that_is_no_file_is_left_out(tmp_path: Path) -> None:
     )
     assert len(written) == 3
     assert "bars: there is no such file" in (tmp_path / "again" / "skipped.csv").read_text()
-    assert len((tmp_path / "again" / "site-0" / "labels.csv").read_text().splitlines()) == 14
+    assert len((tmp_path / "again" / "site-0" / "labels.csv").read_text().splitlines()) == 18
