@@ -2,9 +2,9 @@
 
     python benchmarks/cameras.py FOLDER [--data ../shared/data/retina_vessels_chase/chase_256.npz]
 
-Every camera photographs both eyes of all 14 children. Children 1 to 8 are each hospital's adaptation side, 9 to 14 its
-test side, so that a test child is new to every training, whoever is held out. What differs from camera to
-camera: colour balance, gamma, focus, vignetting, noise and field of view, which moves the vessels' mask too.
+Every camera photographs both eyes of all 14 children. Children 1 to 8 are each hospital's adaptation side,
+9 to 14 its test side, so that a test child is new to every training, whoever is held out. What differs from
+camera to camera: colour balance, gamma, focus, vignetting, noise and field of view, which moves the mask too.
 """
 
 from __future__ import annotations

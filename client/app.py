@@ -13,12 +13,13 @@ from client import few_shot
 from client.classes import lesson
 from client.dataset import Hospital
 from client.episodes import check_episodes
-from client.part import Part
+from client.part import Part, standardised
 from client.policy import Kind, Policy, algorithms_of, at_most, check, policy_of
 from client.secure import secured
 from client.site import Node, hospital_of, prepare, size_of
 from common import weights, wire
 from common.algorithms import ALGORITHMS
+from common.columns import Statistics
 from common.config import from_json
 from common.errors import PolicyError, ProtocolError, WireError, ZamenisError
 from common.weights import Weights
@@ -99,14 +100,18 @@ def check_sizes(policy: Policy, kind: Kind, instruction: Instruction, hospital: 
         at_most(policy.max_parameters, size_of(shape, instruction.config, algorithm), "max-parameters")
 
 
-def _part(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Part, Weights]:
-    """Return what is asked, this hospital's part in it, and the weights that came."""
+def _part(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Part]:
+    """Return what is asked, and this hospital's part in it."""
     instruction, hospital = _open(message, context, kind)
     node, config = Node.of(context.node_config), from_json(instruction.config)
-    part = Part(node, hospital, config, instruction.algorithm)
+    if instruction.statistics:
+        hospital = standardised(hospital, Statistics.from_json(instruction.statistics))
+    return instruction, Part(node, hospital, config, instruction.algorithm)
+
+
+def _phi(message: Message, part: Part) -> Weights:
     like = part.like()
-    phi = wire.read_phi(message, sum(value.numel() for value in like.values()))
-    return instruction, part, weights.unpack(phi, like)
+    return weights.unpack(wire.read_phi(message, sum(value.numel() for value in like.values())), like)
 
 
 @app.query("describe")
@@ -122,7 +127,7 @@ def describe(message: Message, context: Context) -> Message:
         check_episodes(taught.cases, taught.strata, config.training_of(algorithm))
     shape = tuple(hospital.adaptation.inputs.shape[1:])
     site = str(context.node_config["site"])
-    told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict())
+    told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict(), hospital.columns)
     return wire.reply_description(message, told)
 
 
@@ -138,8 +143,11 @@ def secure(message: Message, context: Context) -> Message:
 @app.train()
 @_in_our_own_words
 def train(message: Message, context: Context) -> Message:
-    """Run one local update and send its delta."""
-    instruction, part, phi = _part(message, context, "train")
+    """Run one local update and send its delta; or, where those are asked for, sums over numeric columns."""
+    instruction, part = _part(message, context, "train")
+    if instruction.column_sums:
+        return wire.reply_contribution(message, part.sum_columns())
+    phi = _phi(message, part)
     told = part.train(phi, run=instruction.run, server_round=instruction.server_round)
     return wire.reply_contribution(message, told)
 
@@ -148,7 +156,7 @@ def train(message: Message, context: Context) -> Message:
 @_in_our_own_words
 def evaluate(message: Message, context: Context) -> Message:
     """Adapt to K of this hospital's patients and test on its others, as often as asked."""
-    instruction, part, phi = _part(message, context, "evaluate")
+    instruction, part = _part(message, context, "evaluate")
     question = few_shot.Question(
         shot=instruction.shot,
         recipe=wire.decode_recipe(instruction.recipe) if instruction.recipe else None,
@@ -156,4 +164,4 @@ def evaluate(message: Message, context: Context) -> Message:
         replicates=instruction.replicates,
         purpose=instruction.purpose,
     )
-    return wire.reply_judgement(message, part.judge(phi).answer(question))
+    return wire.reply_judgement(message, part.judge(_phi(message, part)).answer(question))

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,14 @@ class Hospital:
     adaptation: Cases
     test: Cases
     census: Census
+    measured: Hospital | None = None
+    """The same cases with their numeric columns alone, float64 and NaN where not measured, in place of
+    features; where the federation standardises these (`standardise` in [data])."""
+
+    @property
+    def columns(self) -> int:
+        """How many numeric columns the federation standardises; they are the first features."""
+        return self.measured.adaptation.inputs.shape[1] if self.measured else 0
 
     @cached_property
     def everyone(self) -> Cases:
@@ -73,6 +81,8 @@ class Hospital:
             for part in (side.inputs, side.labels, side.patients):
                 total.update(part.contiguous().numpy().data)
             total.update(str(len(side)).encode())
+        if self.measured:
+            total.update(self.measured.digest.encode())
         return total.hexdigest()
 
 
@@ -106,6 +116,7 @@ def open_hospital(
 def join(name: str, parts: Sequence[Hospital]) -> Hospital:
     """Return several folders as one hospital, copied into memory; their patients stay different people."""
     offsets = np.cumsum([0, *(part.census.patients for part in parts)]).tolist()
+    measured = [part.measured for part in parts if part.measured]
     return Hospital(
         name,
         concatenate([part.adaptation for part in parts], offsets[:-1]),
@@ -117,6 +128,7 @@ def join(name: str, parts: Sequence[Hospital]) -> Hospital:
             per_class=_summed([part.census.per_class for part in parts]),
             warnings=tuple(f"{part.name}: {warning}" for part in parts for warning in part.census.warnings),
         ),
+        join(name, measured) if measured else None,
     )
 
 
@@ -201,7 +213,11 @@ def _open_table(folder: Path, data: Data, task: Task, state: Path) -> Hospital:
         stacked([targets[row] for row in rows[order]], task),
         _numbered([patients[row] for row in order]),
     )
-    return _hospital(folder.name, cases, adaptation, task, refused, ())
+    hospital = _hospital(folder.name, cases, adaptation, task, refused, ())
+    if data.standardise == "site":
+        return hospital
+    columns = replace(cases, inputs=torch.from_numpy(table.measured()[rows[order]]))
+    return replace(hospital, measured=_hospital(folder.name, columns, adaptation, task, refused, ()))
 
 
 def _hospital(

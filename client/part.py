@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from client import classes
 from client.dataset import Hospital
@@ -10,10 +12,12 @@ from client.episodes import episodes
 from client.few_shot import Judge
 from client.kept import Kept
 from client.site import Node, learner_of
-from common import heads, seeds, weights, wire
+from common import columns, heads, seeds, weights, wire
 from common.algorithms import ALGORITHMS
 from common.algorithms.algorithm import clipped
+from common.cases import Cases
 from common.config import Config
+from common.errors import DataError, WireError
 from common.learner import Learner
 from common.sections import Training
 from common.weights import Weights
@@ -49,6 +53,14 @@ class Part:
         delta = clipped(weights.pack({name: update.delta[name] for name in phi}), training)
         return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases))
 
+    def sum_columns(self) -> wire.Contribution:
+        """Return the sums over numeric columns of the cases that it trains on (`common.columns`)."""
+        measured = self.hospital.measured
+        if measured is None:
+            raise DataError("has no numeric columns that the federation standardises.")
+        cases = classes.lesson(measured, self.config, self.algorithm).cases
+        return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, len(cases))
+
     def judge(self, phi: Weights) -> Judge:
         """Return who judges phi on this hospital's own task."""
         hospital, names = classes.examined(self.hospital, self.config)
@@ -72,3 +84,20 @@ class Part:
         """Return the network as it crosses, or with a fresh head of so many classes."""
         shape = tuple(self.hospital.adaptation.inputs.shape[1:])
         return learner_of(self.node.device, shape, self.config.to_json(), self.algorithm, fresh_head)
+
+
+def standardised(hospital: Hospital, statistics: columns.Statistics) -> Hospital:
+    """Return the hospital with the federation's statistics in place of its own; the one given stays as it is.
+
+    WireError: they are of other columns than this hospital's.
+    """
+    measured, count = hospital.measured, hospital.columns
+    if measured is None or len(statistics.mean) != count:
+        raise WireError(f"statistics are of {len(statistics.mean)} columns; this hospital has {count}.")
+
+    def side(cases: Cases, raw: Cases) -> Cases:
+        numeric = torch.from_numpy(statistics.standardise(raw.inputs.numpy())).float()
+        return replace(cases, inputs=torch.cat([numeric, cases.inputs[:, count:]], dim=1))
+
+    adaptation, test = side(hospital.adaptation, measured.adaptation), side(hospital.test, measured.test)
+    return replace(hospital, adaptation=adaptation, test=test)

@@ -34,6 +34,8 @@ class Policy(Section):
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     tasks: tuple[str, ...] = tuple(KINDS)
     models: tuple[str, ...] = tuple(BACKBONES)
+    standardise: tuple[Literal["site", "federation"], ...] = ("site", "federation")
+    """Settings of data.standardise; for "federation" sums over numeric columns leave the hospital."""
     secure_aggregation: Literal["required", "optional"] = "optional"
     """Whether this hospital's updates leave it only masked."""
     min_cohort: Annotated[int, Field(ge=2)] = 2
@@ -66,6 +68,7 @@ messages = ["describe", "train"]
 algorithms = {algorithms}
 tasks = {tasks}
 models = {models}
+standardise = ["site", "federation"]   # "federation": sums over numeric columns of tables leave as updates do
 secure-aggregation = "required"   # "optional": the coordinator may ask for this hospital's own update
 min-cohort = 3             # honest hospitals that a sum must cover, this one included
 max-rounds = 1000          # of one meta-training
@@ -131,6 +134,7 @@ def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, 
     _among(policy.algorithms, named, "algorithms")
     _among(policy.tasks, [config.task.kind], "tasks")
     _among(policy.models, [config.model.name], "models")
+    _among(policy.standardise, [config.data.standardise], "standardise")
     at_most(policy.max_parameters, parameters, "max-parameters")
     at_most(policy.max_image_size, config.data.image_size, "max-image-size")
     at_most(policy.max_replicates, instruction.replicates, "max-replicates")

@@ -1,7 +1,8 @@
 """Comma-separated tables: the labels beside DICOM files, and hospitals that are a table altogether.
 
 `labels.csv` gives each file its label. `table.csv` with `schema.toml` is a hospital of numbers: numeric
-columns standardised with this hospital's own adaptation rows, categorical ones as indicators.
+columns standardised with this hospital's own adaptation rows (or as measured, for whoever standardises
+them with the federation's), categorical ones as indicators.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from common.columns import EXPONENT, Statistics, summable
 from common.errors import DataError
 from common.sections import Task
 
@@ -104,9 +107,28 @@ class Table:
         Numeric columns are standardised with the mean and the standard deviation (n - 1) of the measured
         `adaptation` rows; missing, and columns without variance, become 0, which is the mean.
         """
-        numeric = [_standardised(self._numbers(name), adaptation) for name in self.schema.numeric]
+        numeric = Statistics.of(self._numeric[adaptation]).standardise(self._numeric)
         indicators = [self._indicators(name, values) for name, values in self.schema.categorical.items()]
-        return np.column_stack([*numeric, *indicators]).astype(np.float32)
+        return np.column_stack([numeric, *indicators]).astype(np.float32)
+
+    def measured(self) -> NDArray[np.float64]:
+        """Return the numeric columns as they are `[row, column]`, NaN where not measured.
+
+        DataError: a value cannot be summed exactly over hospitals (`common.columns`).
+        """
+        for row, column in np.argwhere(~summable(self._numeric)):
+            raise DataError(
+                f"{self.sheet.path}, line {self.sheet.lines[row]}: {self.schema.numeric[column]} must be 0, "
+                f"or 2^-{EXPONENT} to 2^{EXPONENT} in size, where the federation standardises it. "
+                'Mend it, choose another unit, or ask the coordinator for data.standardise = "site".'
+            )
+        return self._numeric
+
+    @cached_property
+    def _numeric(self) -> NDArray[np.float64]:
+        """The numeric columns `[row, column]`, NaN where not measured."""
+        columns = [self._numbers(name) for name in self.schema.numeric]
+        return np.column_stack([np.empty((len(self.sheet.rows), 0)), *columns])
 
     def _numbers(self, name: str) -> NDArray[np.float64]:
         """Return a numeric column, NaN where not measured."""
@@ -237,14 +259,6 @@ def _read_schema(path: Path) -> Schema:
     if not schema.numeric and not schema.categorical:
         raise DataError(f"{path}: names no feature. List columns under numeric or [categorical].")
     return schema
-
-
-def _standardised(values: NDArray[np.float64], adaptation: NDArray[np.bool_]) -> NDArray[np.float64]:
-    measured = values[adaptation & ~np.isnan(values)]
-    if len(measured) < 2 or np.ptp(measured) == 0:
-        return np.zeros_like(values)
-    standard: NDArray[np.float64] = np.nan_to_num((values - measured.mean()) / measured.std(ddof=1))
-    return standard
 
 
 def number(text: str) -> float | None:

@@ -120,6 +120,11 @@ class Config(Section):
                 f"{name} compares cases by their class, and in {self.task.kind} they have none; use a "
                 "gradient-based algorithm, e.g. reptile."
             )
+        if self.data.standardise == "federation" and training.aggregation != "mean":
+            raise ConfigError(
+                f"[algorithms.{name}]: aggregation {training.aggregation} bears lying sites, and sums over "
+                'columns do not; set data.standardise = "site".'
+            )
         has_batch_norm = BACKBONES[self.model.name].images and self.model.norm == "batch"
         if training.normalisation != "shared" and not has_batch_norm:
             raise ConfigError(

@@ -46,6 +46,9 @@ class Data(Section):
     channels: Literal[1, 3] = 1
     adaptation_share: Share = 0.5
     """Share of a hospital's patients to learn from; the others are its test patients."""
+    standardise: Literal["site", "federation"] = "site"
+    """Whose mean and deviation a table's numeric columns are standardised with: each hospital's own, or those
+    of all hospitals of a meta-training, from sums over them. Images have no such columns."""
 
 
 class Phantoms(Section):

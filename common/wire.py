@@ -3,8 +3,9 @@
 | message | down | up |
 |---|---|---|
 | `query.describe` | configuration | site, input shape, digest, census (counts) |
-| `train` | phi, configuration, algorithm, server_round | delta, episodes, cases, loss sum |
-| `evaluate` | phi, configuration, algorithm, shot, recipe | metrics per draw and bootstrap replicate |
+| `train` | phi, configuration, algorithm, server_round, statistics | delta, episodes, cases, loss sum |
+| `train` with column_sums | configuration, algorithm | sums over numeric columns (`common.columns`), cases |
+| `evaluate` | phi, configuration, algorithm, shot, recipe, statistics | metrics per draw and replicate |
 | `query.advertise`, `.deal`, `.unmask`, `.finish` | records of `common.secagg` as bytes | the same |
 
 With secure aggregation a `train` message carries a plan as well, and its reply a masked vector in place of
@@ -85,6 +86,10 @@ class Instruction:
     """Names a meta-training, for a site that keeps something between its rounds."""
     purpose: str = "test"
     """Names the random draws, so that choosing a recipe and judging it never share any."""
+    statistics: str = ""
+    """`common.columns.Statistics` of the meta-training as JSON; empty: a hospital's own."""
+    column_sums: bool = False
+    """Asks for sums over numeric columns, from which those statistics come, and for no training."""
     protocol: int = PROTOCOL
 
 
@@ -100,6 +105,13 @@ class Description:
     digest: str
     """Changes whenever the site's cases or their split do."""
     census: Mapping[str, Any]
+    columns: int = 0
+    """Numeric columns, a case's first features, that the federation standardises."""
+
+    @property
+    def form(self) -> str:
+        """What of a case must be the same at every site, in words."""
+        return f"{self.input_shape}" + (f" with {self.columns} numeric columns" if self.columns else "")
 
 
 @dataclass(frozen=True)
@@ -198,7 +210,10 @@ def read_description(reply: Message) -> Description:
     try:
         fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
         shape = tuple(int(size) for size in fields["input_shape"])
-        return Description(str(fields["site"]), shape, str(fields["digest"]), _census(fields["census"]))
+        census, columns = _census(fields["census"]), int(fields["columns"])
+        if not 0 <= columns <= math.prod(shape):
+            raise ValueError("columns are among a case's features")
+        return Description(str(fields["site"]), shape, str(fields["digest"]), census, columns)
     except Exception as error:  # whatever a parser does with bytes that somebody made up
         raise WireError("what a site says of itself is not what was asked for.") from error
 

@@ -28,7 +28,7 @@ from common.files import atomic, write_text
 from common.initialise import learner_for, shared_weights
 from common.weights import Weights
 from common.wire import Description
-from server import checkpoint, evaluation, outer_loop
+from server import checkpoint, columns, evaluation, outer_loop
 from server.checkpoint import Checkpoint
 from server.secure import SecureSum
 from server.strategy import MetaStrategy
@@ -43,6 +43,8 @@ class MetaTrained:
 
     phi: outer_loop.Vector
     history: Sequence[Mapping[str, Any]]
+    statistics: str = ""
+    """`common.columns.Statistics` that phi's sites standardised numeric columns with, as JSON; or empty."""
 
 
 @app.main()
@@ -56,7 +58,8 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError("experiment.algorithms names nothing that is meta-trained; name reptile, say.")
     like = shared_weights(config, trainable[0], common_input_shape(sites.values()))
     trained = meta_train(grid, config, trainable[0], sites, weights.pack(like), directory / "training")
-    save_weights(directory / "phi.safetensors", weights.unpack(trained.phi, like), config)
+    phi = weights.unpack(trained.phi, like)
+    save_weights(directory / "phi.safetensors", phi, config, trained.statistics)
     write_text(directory / "history.json", json.dumps(list(trained.history), indent=1))
 
 
@@ -73,23 +76,44 @@ def meta_train(
 ) -> MetaTrained:
     """Run one meta-training over `sites`, from its last checkpoint in `directory` where there is one.
 
-    With `identities`, every site's public key, deltas are aggregated securely.
+    It begins with what its sites standardise numeric columns with, where they have any that the federation
+    standardises. With `identities`, every site's public key, all is aggregated securely.
     """
     path = directory / CHECKPOINT
     run = identity(config, algorithm, {site: told.digest for site, (_, told) in sites.items()})
     nodes = {site: node for site, (node, _) in sites.items()}
-    begun = Checkpoint(outer_loop.init(initial), [])
     if path.exists():
         begun = checkpoint.load(path, identity=run)
+    else:
+        begun = _begin(grid, config, algorithm, sites, initial, identities)
+        if begun.statistics:  # asked for once: a second sum could differ from the first by one hospital
+            checkpoint.save(path, begun, identity=run)
 
     def keep(now: Checkpoint) -> None:
         checkpoint.save(path, now, identity=run)
         on_round(now)
 
     secure = _secure(config, algorithm, nodes, len(initial), identities) if identities else None
-    strategy = MetaStrategy(config, algorithm, nodes, begun.state, list(begun.history), keep, secure, run)
+    strategy = MetaStrategy(
+        config, algorithm, nodes, begun.state, list(begun.history), keep, secure, run, begun.statistics
+    )
     strategy.start(grid)
-    return MetaTrained(strategy.state.phi, strategy.history)
+    return MetaTrained(strategy.state.phi, strategy.history, begun.statistics)
+
+
+def _begin(
+    grid: Grid,
+    config: Config,
+    algorithm: str,
+    sites: Mapping[str, tuple[int, Description]],
+    initial: outer_loop.Vector,
+    identities: Mapping[str, bytes] | None,
+) -> Checkpoint:
+    """Return a meta-training before its first round."""
+    nodes = {site: node for site, (node, _) in sites.items()}
+    count = next((told.columns for _, told in sites.values()), 0)
+    summed = columns.statistics(grid, config, algorithm, nodes, count, identities) if count else ""
+    return Checkpoint(outer_loop.init(initial), [], summed)
 
 
 def _secure(
@@ -108,7 +132,8 @@ def _secure(
 def identity(config: Config, algorithm: str, digests: Mapping[str, str]) -> str:
     """Return a digest of all that decides a meta-training; where it runs and how it is judged do not.
 
-    `digests` are the sites' own, by name: a site whose data have changed makes it another training.
+    `digests` are the sites' own, by name: a site whose data have changed, or are to be standardised
+    otherwise, makes it another training.
     """
     decisive = {
         "seed": config.seed,
@@ -130,20 +155,28 @@ def initial_weights(config: Config, input_shape: tuple[int, ...]) -> Weights:
 
 def common_input_shape(sites: Any) -> tuple[int, ...]:
     """Return the shape of a case, which must be the same at every site."""
-    by_shape: dict[tuple[int, ...], list[str]] = {}
+    by_form: dict[str, list[Description]] = {}
     for _, description in sites:
-        by_shape.setdefault(description.input_shape, []).append(description.site)
-    if not by_shape:
+        by_form.setdefault(description.form, []).append(description)
+    if not by_form:
         raise DataError("no hospital is connected; a run needs at least one.")
-    if len(by_shape) > 1:
+    if len(by_form) > 1:
         told = "; ".join(
-            f"{shape} at {', '.join(sorted(names))}" for shape, names in sorted(by_shape.items())
+            f"{form} at {', '.join(sorted(one.site for one in group))}"
+            for form, group in sorted(by_form.items())
         )
         raise DataError(f"hospitals disagree on the shape of a case: {told}. Give all the same columns.")
-    return next(iter(by_shape))
+    (group,) = by_form.values()
+    return group[0].input_shape
 
 
-def save_weights(path: Path, phi: Weights, config: Config) -> None:
-    """Write phi by parameter name, with the configuration that made it, atomically."""
+def save_weights(path: Path, phi: Weights, config: Config, statistics: str = "") -> None:
+    """Write phi by parameter name, with the configuration that made it, atomically.
+
+    `statistics`, where there are any, are what its inputs are standardised with (`common.columns`).
+    """
+    metadata = {"format": "zamenis-phi-1", "config": config.to_json()}
+    if statistics:
+        metadata["statistics"] = statistics
     with atomic(path) as temporary:
-        save_file(phi, temporary, metadata={"format": "zamenis-phi-1", "config": config.to_json()})
+        save_file(phi, temporary, metadata=metadata)

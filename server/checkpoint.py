@@ -25,6 +25,8 @@ class Checkpoint:
     state: OuterState
     history: Sequence[Mapping[str, Any]]
     """One entry per finished round."""
+    statistics: str = ""
+    """`common.columns.Statistics` that its sites standardise numeric columns with, as JSON; or empty."""
 
 
 def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
@@ -36,6 +38,7 @@ def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
         "identity": identity,
         "server_round": str(checkpoint.state.server_round),
         "history": json.dumps(list(checkpoint.history)),
+        "statistics": checkpoint.statistics,
     }
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -56,4 +59,4 @@ def load(path: Path, *, identity: str) -> Checkpoint:
         )
     moments = {name[7:]: tensor for name, tensor in tensors.items() if name.startswith("moment/")}
     state = OuterState(tensors["phi"], int(metadata["server_round"]), moments)
-    return Checkpoint(state, json.loads(metadata["history"]))
+    return Checkpoint(state, json.loads(metadata["history"]), metadata.get("statistics", ""))

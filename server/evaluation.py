@@ -32,6 +32,8 @@ class Question:
     draws: int
     replicates: int
     purpose: str
+    statistics: str
+    """What the meta-training behind phi standardised numeric columns with; empty: each site its own."""
 
 
 @dataclass(frozen=True)
@@ -154,5 +156,6 @@ def _ask(config: Config, nodes: Mapping[str, int], question: Question, phi: Arra
         draws=question.draws,
         replicates=question.replicates,
         purpose=question.purpose,
+        statistics=question.statistics,
     )
     return wire.instruct(nodes[question.site], wire.EVALUATE, instruction, phi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,11 +11,12 @@ from flwr.app import Message
 
 from common import wire
 from common.algorithms.algorithm import longest_delta
-from common.errors import WireError
+from common.errors import DataError, WireError
 from common.sections import Training
 from server.aggregate import aggregator, in_order
 from server.outer_loop import Vector
 
+logger = logging.getLogger("zamenis.server")
 ROUNDING = 1e-5
 """Relative error that float32 may add to the length of a clipped delta."""
 
@@ -29,6 +31,17 @@ class Gathered:
     sites: int = 0
     episodes: int = 0
     loss_sum: float = 0.0
+
+    def enough(self, training: Training, when: str) -> Vector | None:
+        """Return the mean where `min_cohort` sites are in it, after saying who is not.
+
+        DataError: `min_cohort` is 0, so that none may be missing, and one is.
+        """
+        for site, words in self.missing.items():
+            logger.warning("%s: %s is left out: %s", when, site, words)
+        if self.missing and not training.min_cohort:
+            raise DataError("\n".join(f"{when}: {site}: {words}" for site, words in self.missing.items()))
+        return self.mean if self.sites >= training.min_cohort else None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common import wire
 from common.config import Config
-from common.errors import DataError
 from server.checkpoint import Checkpoint
 from server.cohort import cohort
 from server.exchange import exchange
@@ -44,6 +43,8 @@ class MetaStrategy(Strategy):
     """Gathers a round so that only its sum is seen; without it, deltas come in plain."""
     run: str = ""
     """Names this meta-training to its sites."""
+    statistics: str = ""
+    """What its sites standardise numeric columns with (`server.columns`); empty: each its own."""
 
     def __post_init__(self) -> None:
         self.training = self.config.training_of(self.algorithm)
@@ -59,7 +60,11 @@ class MetaStrategy(Strategy):
     ) -> list[Message]:
         """Return one instruction for each site of the round's cohort; phi is this strategy's own."""
         instruction = wire.Instruction(
-            config=self.config.to_json(), algorithm=self.algorithm, server_round=server_round, run=self.run
+            config=self.config.to_json(),
+            algorithm=self.algorithm,
+            server_round=server_round,
+            run=self.run,
+            statistics=self.statistics,
         )
         phi = wire.vector(self.state.phi)
         seconds = self.training.round_timeout
@@ -96,7 +101,7 @@ class MetaStrategy(Strategy):
                 self.aggregate_train(server_round, (reply for _, reply in replies))
             else:
                 self._aggregate_securely(self.secure, grid, server_round, messages)
-            self.on_round(Checkpoint(self.state, self.history))
+            self.on_round(Checkpoint(self.state, self.history, self.statistics))
         if self.secure is not None:
             self.secure.finish(grid)
         return Result()
@@ -116,12 +121,7 @@ class MetaStrategy(Strategy):
         With fewer than `min_cohort` usable replies phi stays as it was; where that is 0, one that is
         missing raises DataError, and phi and the checkpoint stay at the round before.
         """
-        for site, words in found.missing.items():
-            logger.warning("round %d: %s is left out: %s", server_round, site, words)
-        if found.missing and not self.training.min_cohort:
-            lines = [f"round {server_round}: {site}: {words}" for site, words in found.missing.items()]
-            raise DataError("\n".join(lines))
-        mean = found.mean if found.sites >= self.training.min_cohort else None
+        mean = found.enough(self.training, f"round {server_round}")
         self.state, told = apply(self.state, mean, self.training.outer, self.training.rounds)
         if found.episodes:
             told["loss"] = found.loss_sum / found.episodes

@@ -13,7 +13,8 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 SHAPED = [
-    *(f"common.{name}" for name in ("cases", "weights", "learner", "inner_loop", "models", "tasks")),
+    *(f"common.{name}" for name in ("cases", "columns", "weights", "learner", "inner_loop")),
+    *(f"common.{name}" for name in ("models", "tasks")),
     *(f"common.secagg.{name}" for name in ("shamir", "masking", "packing", "quantise", "vector")),
     *("client.adapt", "client.episodes", "server.outer_loop", "server.aggregate"),
 ]

@@ -56,16 +56,14 @@ def attend(grid: Grid, config: Config, out: Path, roll: Roll | None, on_reply: C
 
 
 def _of_one_shape(sites: Sites, roll: Roll) -> Sites:
-    """Return the sites whose cases have the shape that most have; the others cannot learn with them."""
-    counts = Counter(description.input_shape for _, description in sites.values())
+    """Return the sites whose cases have the form that most have; the others cannot learn with them."""
+    counts = Counter(description.form for _, description in sites.values())
     if len(counts) > 1:
         most, _ = counts.most_common(1)[0]
         for site, (_, description) in sorted(sites.items()):
-            if description.input_shape != most:
-                roll.tell(
-                    f"{site}: its cases have the shape {description.input_shape}, most have {most}; left out."
-                )
-        sites = {site: one for site, one in sites.items() if one[1].input_shape == most}
+            if description.form != most:
+                roll.tell(f"{site}: its cases have the shape {description.form}, most have {most}; left out.")
+        sites = {site: one for site, one in sites.items() if one[1].form == most}
     return sites
 
 
@@ -93,4 +91,5 @@ def _description(told: Mapping[str, object]) -> Description:
     assert isinstance(shape, list)  # noqa: S101 - written by attend
     census = told["census"]
     assert isinstance(census, dict)  # noqa: S101
-    return Description(str(told["site"]), tuple(shape), str(told["digest"]), census)
+    columns = int(str(told.get("columns", 0)))
+    return Description(str(told["site"]), tuple(shape), str(told["digest"]), census, columns)

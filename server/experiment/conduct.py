@@ -102,7 +102,7 @@ def conduct(
 def publish(out: Path, config: Config, like: Weights, trained: MetaTrained | None) -> None:
     """Write phi.safetensors: meta-trained over every hospital, or untrained if nothing was to be."""
     phi = weights.unpack(trained.phi, like) if trained else like
-    save_weights(out / "phi.safetensors", phi, config)
+    save_weights(out / "phi.safetensors", phi, config, trained.statistics if trained else "")
 
 
 def pool_name(excluded: Iterable[str]) -> str:
@@ -181,15 +181,17 @@ class _Floor:
         *,
         replicates: int,
     ) -> Question:
+        training = trained[trial.training] if trial.training else None
         return Question(
             site=trial.site,
             algorithm=trial.algorithm,
-            phi=trained[trial.training].phi if trial.training else self.initial[trial.algorithm],
+            phi=training.phi if training else self.initial[trial.algorithm],
             shot=trial.shot,
             recipe=trial.recipe,
             draws=draws,
             replicates=replicates,
             purpose=purpose,
+            statistics=training.statistics if training else "",
         )
 
     def _ask(self, phase: str, questions: list[Question]) -> list[Judgement]:

@@ -23,9 +23,8 @@ from simulation.secrets import make_secrets
 
 def small() -> Config:
     """Return a configuration for tables that takes a second."""
-    return load(
-        None, ["model.name=mlp", "model.width=8", "training.rounds=3", "task.classes=['normal', 'nodule']"]
-    )
+    classes, standardise = "task.classes=['normal', 'nodule']", "data.standardise=federation"
+    return load(None, ["model.name=mlp", "model.width=8", "training.rounds=3", classes, standardise])
 
 
 def phi_on(engine: Engine, parent: Path, out: Path) -> list[torch.Tensor]:
