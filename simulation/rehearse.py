@@ -82,7 +82,8 @@ class Rehearsal:
         home = Home.load(node)
         home.with_settings(home.settings.model_copy(update={"threads": 1, "device": config.engine.device}))
         write_text(home.policy, _allowing(home.policy.read_text(encoding="utf-8"), config))
-        label = ("--label", config.task.label, "--classes", ",".join(config.task.classes))
+        task = config.task
+        label = ("--label", task.label, "--task", task.kind, "--classes", ",".join(task.classes))
         size = ("--image-size", str(config.data.image_size))
         self.tell(folder.name, "register", str(folder), *label, *size)
         self.tell(folder.name, "start")

@@ -198,7 +198,7 @@ def test_images_and_tables_need_their_own_networks(name: str) -> None:
 
 def test_a_map_is_no_answer_about_an_image() -> None:
     """Classification asks about images as a whole."""
-    with pytest.raises(ConfigError, match=r"model.name unet makes a map .* use conv4 or resnet18 or"):
+    with pytest.raises(ConfigError, match=r"model.name unet does not go with .* use conv4 or resnet18 or"):
         load(None, ["model.name=unet"])
 
 
