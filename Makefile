@@ -15,7 +15,7 @@ setup: .venv/.base
 	@touch $@
 
 .venv/.dev: .venv/.base
-	@$(PIP) -e ".[dev,ray,tensorboard]"
+	@$(PIP) -e ".[dev,ray,tensorboard,molecules]"
 	@touch $@
 
 demo: .venv/.base

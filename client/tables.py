@@ -2,7 +2,8 @@
 
 `labels.csv` gives each file its label. `table.csv` with `schema.toml` is a hospital of numbers: numeric
 columns standardised with this hospital's own adaptation rows (or as measured, for whoever standardises
-them with the federation's), categorical ones as indicators.
+them with the federation's), categorical ones as indicators, and packed bits (a molecule's fingerprint) as
+they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import string
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ SIDES = {"adaptation": True, "train": True, "test": False}
 
 NOT_MEASURED = frozenset({"", "?", "nan"})
 
+_HEXADECIMAL = frozenset(string.hexdigits)
 
 Code = str | int | float
 """A cell's value as schema.toml writes it."""
@@ -52,6 +55,8 @@ class Schema(BaseModel):
     categorical: dict[str, Annotated[list[str | int | float], Field(min_length=1)]] = Field(
         default_factory=dict
     )
+    bits: dict[str, Annotated[int, Field(ge=8, le=65536, multiple_of=8)]] = Field(default_factory=dict)
+    """Per column of hexadecimal digits how many bits it holds; the first is the first digit's highest."""
     missing: dict[str, list[str | int | float]] = Field(default_factory=dict)
 
 
@@ -102,14 +107,15 @@ class Table:
     sides: tuple[bool | None, ...]
 
     def features(self, adaptation: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return float32 `[row, feature]`: numeric columns first, then each categorical's indicators.
+        """Return float32 `[row, feature]`: numeric columns, each categorical's indicators, then bits.
 
         Numeric columns are standardised with the mean and the standard deviation (n - 1) of the measured
         `adaptation` rows; missing, and columns without variance, become 0, which is the mean.
         """
         numeric = Statistics.of(self._numeric[adaptation]).standardise(self._numeric)
         indicators = [self._indicators(name, values) for name, values in self.schema.categorical.items()]
-        return np.column_stack([numeric, *indicators]).astype(np.float32)
+        packed = [self._bits(name, count) for name, count in self.schema.bits.items()]
+        return np.column_stack([numeric, *indicators, *packed]).astype(np.float32)
 
     def measured(self) -> NDArray[np.float64]:
         """Return the numeric columns as they are `[row, column]`, NaN where not measured.
@@ -156,6 +162,18 @@ class Table:
                 )
             values[row, index] = 1
         return values
+
+    def _bits(self, name: str, count: int) -> NDArray[np.uint8]:
+        """Return `[row, bit]`, each bit 0 or 1; all 0 where not measured."""
+        values = np.zeros((len(self.sheet.rows), count // 8), np.uint8)
+        for row, cell in self._measured(name):
+            if len(cell) != count // 4 or not set(cell) <= _HEXADECIMAL:
+                raise DataError(
+                    f"{self.sheet.path}, line {self.sheet.lines[row]}: {name} must be {count // 4} "
+                    f"hexadecimal digits, as schema.toml says {count} bits. Mend the row, or the count there."
+                )
+            values[row] = np.frombuffer(bytes.fromhex(cell), np.uint8)
+        return np.unpackbits(values, axis=1)
 
     def _measured(self, name: str) -> Iterator[tuple[int, str]]:
         """Yield row and cell wherever the column was measured."""
@@ -256,8 +274,8 @@ def _read_schema(path: Path) -> Schema:
         raise DataError(f"{path}: {key}: {fault['msg']}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: cannot be read as TOML: {error}.") from error
-    if not schema.numeric and not schema.categorical:
-        raise DataError(f"{path}: names no feature. List columns under numeric or [categorical].")
+    if not (schema.numeric or schema.categorical or schema.bits):
+        raise DataError(f"{path}: names no feature. List columns under numeric, [categorical] or [bits].")
     return schema
 
 

@@ -226,11 +226,28 @@ def import_table(
     split_column: Annotated[
         str | None, typer.Option(help="Column that says adaptation (train) or test.")
     ] = None,
+    event_column: Annotated[
+        str | None, typer.Option(help="Column with 1 where follow-up ended with the event, else 0.")
+    ] = None,
+    time_column: Annotated[str | None, typer.Option(help="Column with the length of follow-up.")] = None,
+    horizon: Annotated[
+        float | None, typer.Option(help="Makes the label: 1 for the event by then, in the time's unit.")
+    ] = None,
+    join: Annotated[Path | None, typer.Option(help="Another CSV, whose columns are added.")] = None,
+    on: Annotated[str | None, typer.Option(help="Column that both files have, to join them by.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides each hospital's patient split.")] = 0,
 ) -> None:
     """Turn a CSV with a hospital column into one table per hospital."""
     from simulation import sites
+    from simulation.follow_up import FollowUp
 
+    follow_up = None
+    if event_column and time_column and horizon is not None:
+        follow_up = FollowUp(event_column, time_column, horizon)
+    elif event_column or time_column or horizon is not None:
+        raise ConfigError("--event-column, --time-column and --horizon go together; give all three.")
+    if (join is None) != (on is None):
+        raise ConfigError("--join FILE and --on COLUMN go together; give both.")
     written = sites.import_table(
         table,
         folder,
@@ -243,6 +260,38 @@ def import_table(
         split_column=split_column,
         seed=seed,
         drop=drop or [],
+        follow_up=follow_up,
+        joined=(join, on) if join and on else None,
+    )
+    _tell_hospitals(written)
+
+
+@app.command("import-molecules")
+def import_molecules(
+    table: Annotated[Path, typer.Argument(help="CSV with one row per molecule.")],
+    folder: Annotated[Path, typer.Argument(help="Where the assays' folders go.")],
+    smiles_column: Annotated[str, typer.Option(help="Column with the molecule's SMILES.")],
+    assays: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Columns of 0, 1 or nothing; without it, all such.")
+    ] = "",
+    id_column: Annotated[
+        str | None, typer.Option(help="Column with the molecule's name; without it, its SMILES.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Bits of a fingerprint, a multiple of 8.")] = 1024,
+    radius: Annotated[int, typer.Option(help="Bonds around an atom that a bit covers; 2 is ECFP4.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the split, the same for all assays.")] = 0,
+) -> None:
+    """Turn a CSV of SMILES with toxicity assays into one table of fingerprints per assay."""
+    from simulation import molecules
+
+    written = molecules.import_molecules(
+        table,
+        folder,
+        smiles_column=smiles_column,
+        assays=[name.strip() for name in assays.split(",") if name.strip()],
+        id_column=id_column,
+        fingerprint=molecules.Fingerprint(bits, radius),
+        seed=seed,
     )
     _tell_hospitals(written)
 

@@ -16,8 +16,11 @@ from common.errors import DataError
 
 
 @contextmanager
-def new_hospital(folder: Path, site: str, *, seed: int) -> Iterator[Path]:
+def new_hospital(folder: Path, site: str, *, seed: int, key_of: str | None = None) -> Iterator[Path]:
     """Yield a folder to fill; it becomes `folder/site` when the block ends well, and nothing otherwise.
+
+    Its key is derived from its name, or from `key_of`: hospitals with the same patients and the same key
+    have every patient on the same side.
 
     Simulated hospitals can be written again from their seed, so files are not synced one by one: a
     rename alone keeps a half-written hospital from being taken for a whole one.
@@ -29,7 +32,7 @@ def new_hospital(folder: Path, site: str, *, seed: int) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        _write_key(partial, site_key(seed, site))
+        _write_key(partial, site_key(seed, key_of or site))
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

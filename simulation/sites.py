@@ -7,7 +7,6 @@ and a reason; it stops nothing. What makes the whole table useless raises DataEr
 from __future__ import annotations
 
 import hmac
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from PIL import Image
 
 from client.tables import NOT_MEASURED, SIDES
 from common.errors import ConfigError, DataError, Refused
+from simulation.follow_up import FollowUp
 from simulation.hospital import new_hospital, site_key, write_csv
 from simulation.pictures import Picture, read_picture
-from simulation.source import Row, Source, read_source
+from simulation.source import Row, Source, number, read_source
 from simulation.write_dicom import dataset, secondary_capture, write_instance
 
 
@@ -152,15 +152,23 @@ def import_table(
     split_column: str | None = None,
     seed: int,
     drop: Sequence[str] = (),
+    follow_up: FollowUp | None = None,
+    joined: tuple[Path, str] | None = None,
 ) -> list[Path]:
     """Write `table.csv` and `schema.toml` per site from a CSV of features; return the sites' folders.
 
     Without `numeric`, every remaining column that holds numbers only is numeric. A categorical
     column's categories are those of all sites together, so that each site's features mean the same.
-    `missing` lists, by column, codes that stand for "not measured". Raises DataError for a CSV, column or
-    site name that cannot be used, and where no row can; ConfigError for a column of two roles.
+    `missing` lists, by column, codes that stand for "not measured". With a `follow_up` the label column is
+    made of it; `joined` is another CSV and the column that it is matched by. Raises DataError for a CSV,
+    column or site name that cannot be used, and where no row can; ConfigError for a column of two roles.
     """
     source = read_source(table)
+    if joined:
+        source.join(read_source(joined[0]), joined[1])
+    if follow_up:
+        follow_up.label(source, label_column)
+        drop = [*drop, follow_up.event, follow_up.time]
     roles = [
         site_column,
         label_column,
@@ -215,7 +223,7 @@ def _fault_of_row(row: Row, site: str, label: str, patient: str | None, split: s
 def _fault_of_numbers(row: Row, numeric: Sequence[str], missing: Mapping[str, Sequence[str]]) -> str | None:
     """Return the first measured cell of a numeric column that is no number, or None."""
     faults = (
-        name for name in numeric if _is_measured(row, name, missing) and _number(row.cells[name]) is None
+        name for name in numeric if _is_measured(row, name, missing) and number(row.cells[name]) is None
     )
     name = next(faults, None)
     return None if name is None else f"{name}: not a number"
@@ -224,7 +232,7 @@ def _fault_of_numbers(row: Row, numeric: Sequence[str], missing: Mapping[str, Se
 def _is_numeric(source: Source, name: str, missing: Mapping[str, Sequence[str]]) -> bool:
     """Return whether a column was measured at all, and in numbers only."""
     measured = [row.cells[name] for row in source.rows if _is_measured(row, name, missing)]
-    return bool(measured) and all(_number(cell) is not None for cell in measured)
+    return bool(measured) and all(number(cell) is not None for cell in measured)
 
 
 def _is_measured(row: Row, name: str, missing: Mapping[str, Sequence[str]]) -> bool:
@@ -248,7 +256,7 @@ def _schema(
     schema["numeric"] = list(numeric)
     schema["categorical"] = {name: _categories(source, name, missing) for name in categorical}
     schema["missing"] = {
-        name: [code if (number := _number(code)) is None else number for code in codes]
+        name: [code if (value := number(code)) is None else value for code in codes]
         for name, codes in missing.items()
     }
     return tomli_w.dumps(schema)
@@ -268,16 +276,5 @@ def _categories(source: Source, name: str, missing: Mapping[str, Sequence[str]])
 
 def _same(cell: str) -> float | str:
     """Return what makes two cells the same category: a number's value, or the text."""
-    number = _number(cell)
-    return cell if number is None else float(number)
-
-
-def _number(cell: str) -> float | int | None:
-    """Return a cell as a finite number, whole where it is written so; None where it is none."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    if not math.isfinite(number):
-        return None
-    return int(cell) if cell.lstrip("+-").isdecimal() else number
+    value = number(cell)
+    return cell if value is None else float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,28 @@ class Source:
                 self.skipped[row.line] = reason
         self.rows = kept
 
+    def add(self, name: str, value: Callable[[Row], str]) -> None:
+        """Add a column, whose cells `value` makes."""
+        self.columns = (*self.columns, name)
+        self.rows = [Row(row.line, {**row.cells, name: value(row)}) for row in self.rows]
+
+    def join(self, other: Source, on: str) -> None:
+        """Add `other`'s columns, matched by the column `on` of both; leave out rows without a match.
+
+        Raises DataError where a column is in both, and where `other` has a value of `on` twice.
+        """
+        self.require(on)
+        other.require(on)
+        for name in sorted(set(self.columns) & set(other.columns) - {on}):
+            raise DataError(f"{other.path}: column {name} is in {self.path} as well. Rename or remove one.")
+        matches: dict[str, Row] = {}
+        for row in other.rows:
+            if row.cells[on] and matches.setdefault(row.cells[on], row) is not row:
+                raise DataError(f"{other.path}, line {row.line}: repeats an earlier line's {on}. Keep one.")
+        self.sift(lambda row: None if row.cells[on] in matches else f"{on}: not in {other.path.name}")
+        self.columns += tuple(name for name in other.columns if name != on)
+        self.rows = [Row(row.line, {**row.cells, **matches[row.cells[on]].cells}) for row in self.rows]
+
     def per_site(self, column: str, folder: Path) -> dict[str, list[Row]]:
         """Return each site's rows, sites by name; raises DataError unless `folder` can take every one."""
         sites: dict[str, list[Row]] = {}
@@ -92,3 +115,14 @@ def read_source(path: Path) -> Source:
         else:
             source.skipped[line] = f"has {len(cells)} cells where the header has {len(header)}"
     return source
+
+
+def number(cell: str) -> float | int | None:
+    """Return a cell as a finite number, whole where it is written so; None where it is none."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    if not math.isfinite(value):
+        return None
+    return int(cell) if cell.lstrip("+-").isdecimal() else value

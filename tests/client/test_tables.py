@@ -62,6 +62,27 @@ def test_features_by_hand(tmp_path: Path) -> None:
     assert hospital.census.patients == 5
 
 
+def test_bits_come_last_and_are_not_standardised(tmp_path: Path) -> None:
+    """Hexadecimal 81 is 1000 0001, the first bit the highest; a bit that is set everywhere stays 1."""
+    lines = TABLE.splitlines()
+    cells = ("print", "81", "8F", "ff", "", "80")
+    text = "\n".join(f"{line},{cell}" for line, cell in zip(lines, cells, strict=True)) + "\n"
+    hospital = open_hospital(table(tmp_path, text, SCHEMA + "[bits]\nprint = 8\n"), Data(), TASK)
+    learned = [[1, 0, 0, 0, 0, 0, 0, 1], [1, 0, 0, 0, 1, 1, 1, 1], [1] * 8]
+    assert hospital.adaptation.inputs[:, 5:].tolist() == learned
+    assert hospital.test.inputs[:, 5:].tolist() == [[0] * 8, [1, 0, 0, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("cell", ["8", "8g", "081", "-1"])
+def test_a_cell_that_is_no_packed_bits_is_told_by_line(tmp_path: Path, cell: str) -> None:
+    """Too few digits, too many, and what is no digit; the cell itself is not told."""
+    text = f"set,print,disease\ntrain,00,0\ntest,{cell},1\n"
+    schema = 'split = "set"\n[bits]\nprint = 8\n'
+    with pytest.raises(DataError, match="line 3: print must be 2 hexadecimal digits") as error:
+        open_hospital(table(tmp_path, text, schema), Data(), TASK)
+    assert "8g" not in str(error.value)
+
+
 def test_test_rows_do_not_touch_the_standardisation(tmp_path: Path) -> None:
     """Whatever the test rows hold, the adaptation features stay the same."""
     (tmp_path / "one").mkdir()
@@ -124,6 +145,7 @@ def test_faults_of_a_table_are_told_by_line_and_column(
         ("label = ", "TOML"),
         ("label = 'disease'", "names no feature"),
         ("[categorical]\ncp = []", "categorical.cp"),
+        ("[bits]\ncp = 12", "bits.cp"),
     ],
 )
 def test_faults_of_a_schema_name_the_key(tmp_path: Path, schema: str, message: str) -> None:
