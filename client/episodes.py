@@ -45,7 +45,8 @@ def few_cases(cases: Cases, *, classes: int, shot: int, generator: torch.Generat
 
     Every class must have that many patients (see `Cases.per_class`).
     """
-    return torch.cat([_of_class(cases, label, shot, generator) for label in range(classes)])
+    strata, patients = cases.strata, cases.patients
+    return torch.cat([_of_class(strata, patients, label, shot, generator) for label in range(classes)])
 
 
 def check_episodes(cases: Cases, classes: tuple[str, ...], training: Training) -> None:
@@ -83,9 +84,10 @@ def _episode(
         count = training.way
     support = few_cases(cases, classes=count, shot=training.shot, generator=generator)
     asked = training.query or training.shot
-    others = cases.at(torch.nonzero(~torch.isin(cases.patients, cases.patients[support]))[:, 0])
-    query = torch.cat([_of_class(others, label, asked, generator) for label in range(count)])
-    return Episode(cases.at(support), others.at(query))
+    others = torch.nonzero(~torch.isin(cases.patients, cases.patients[support]))[:, 0]
+    strata, patients = cases.strata[others], cases.patients[others]
+    query = torch.cat([_of_class(strata, patients, label, asked, generator) for label in range(count)])
+    return Episode(cases.at(support), cases.at(others[query]))
 
 
 def _halves(cases: Cases, generator: torch.Generator) -> Episode:
@@ -110,13 +112,19 @@ def _halves(cases: Cases, generator: torch.Generator) -> Episode:
     return Episode(cases.at(torch.nonzero(learned)[:, 0]), cases.at(torch.nonzero(~learned)[:, 0]))
 
 
-def _of_class(cases: Cases, label: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:
+def _of_class(
+    strata: Int[Tensor, "case"],
+    patients: Int[Tensor, "case"],
+    label: int,
+    shot: int,
+    generator: torch.Generator,
+) -> Int[Tensor, "chosen"]:
     """Return up to `shot` patients of a class, one random image each."""
-    members = torch.nonzero(cases.strata == label)[:, 0]
+    members = torch.nonzero(strata == label)[:, 0]
     shuffled = members[torch.randperm(len(members), generator=generator)]
     seen: set[int] = set()
     chosen = []
-    for index, patient in zip(shuffled.tolist(), cases.patients[shuffled].tolist(), strict=True):
+    for index, patient in zip(shuffled.tolist(), patients[shuffled].tolist(), strict=True):
         if patient not in seen and len(seen) < shot:
             seen.add(patient)
             chosen.append(index)
