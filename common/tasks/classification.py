@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from common.sections import Task
+from common.tasks.task import TaskKind
 
 CALIBRATION_BINS = 10
 TITLES = {
@@ -23,6 +26,20 @@ TITLES = {
 }
 """What `metrics` measures."""
 LOWER_IS_BETTER = frozenset({"ece", "brier", "log-loss"})
+
+
+def kind(_task: Task) -> TaskKind:
+    """Return classification as functions."""
+    return TaskKind(
+        outputs=outputs,
+        head=nn.Linear,
+        loss=loss,
+        predictions=probabilities,
+        metrics=metrics,
+        titles=TITLES,
+        lower_is_better=LOWER_IS_BETTER,
+        from_scores=from_scores,
+    )
 
 
 def outputs(classes: int) -> int:

@@ -8,16 +8,29 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from common.sections import Task
 from common.tasks import classification
 from common.tasks.classification import mean_of_known
-from common.tasks.task import Metrics
+from common.tasks.task import Metrics, TaskKind
 
 UNKNOWN = -1
 TITLES = classification.TITLES
-LOWER_IS_BETTER = classification.LOWER_IS_BETTER
+
+
+def kind(_task: Task) -> TaskKind:
+    """Return multi-label classification as functions."""
+    return TaskKind(
+        outputs=outputs,
+        head=nn.Linear,
+        loss=loss,
+        predictions=probabilities,
+        metrics=metrics,
+        titles=TITLES,
+        lower_is_better=classification.LOWER_IS_BETTER,
+    )
 
 
 def outputs(targets: int) -> int:

@@ -6,18 +6,33 @@ length 1 are what is usual. Metrics are in the label's own unit.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from common.tasks.task import Metrics
+from common.sections import Task
+from common.tasks.task import Metrics, TaskKind
 
 TITLES = {"mae": "mean absolute error", "rmse": "root mean squared error", "r2": "R²"}
 LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+
+
+def kind(task: Task) -> TaskKind:
+    """Return regression in a task's unit as functions."""
+    return TaskKind(
+        outputs=outputs,
+        head=nn.Linear,
+        loss=partial(loss, center=task.center, spread=task.spread),
+        predictions=partial(predictions, center=task.center, spread=task.spread),
+        metrics=metrics,
+        titles=TITLES,
+        lower_is_better=LOWER_IS_BETTER,
+    )
 
 
 def outputs(targets: int) -> int:

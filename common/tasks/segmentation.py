@@ -6,23 +6,37 @@ Two classes share one logit a pixel, more have one each. The loss is Dice plus c
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Num, Shaped
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from common.sections import Task
 from common.tasks.classification import mean_of_known, outputs
-from common.tasks.task import Metrics
+from common.tasks.task import Metrics, TaskKind
 
 TITLES = {"dice": "Dice", "hd95": "HD95 in pixels"}
 LOWER_IS_BETTER = frozenset({"hd95"})
 PERCENTILE = 95.0
 
-__all__ = ["LOWER_IS_BETTER", "TITLES", "loss", "metrics", "outputs", "predictions"]
+
+def kind(_task: Task) -> TaskKind:
+    """Return segmentation as functions."""
+    return TaskKind(
+        outputs=outputs,
+        head=partial(nn.Conv2d, kernel_size=1),
+        loss=loss,
+        predictions=predictions,
+        metrics=metrics,
+        titles=TITLES,
+        lower_is_better=LOWER_IS_BETTER,
+        maps=True,
+    )
 
 
 def loss(
