@@ -18,8 +18,10 @@ from torch.nn import functional
 from common.sections import Task
 from common.tasks.task import Metrics, TaskKind
 
-TITLES = {"mae": "mean absolute error", "rmse": "root mean squared error", "r2": "R²"}
+TITLES = {"mae": "MAE", "rmse": "RMSE", "r2": "R²"}
 LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+FARTHEST = 1000.0
+"""Spreads from the center beyond which a network has diverged; its metrics stay numbers."""
 
 
 def kind(task: Task) -> TaskKind:
@@ -48,8 +50,8 @@ def loss(
 
 
 def predictions(predicted: Float[Tensor, "case 1"], *, center: float, spread: float) -> Float[Tensor, "case"]:
-    """Return the predicted numbers in the label's unit, in float64."""
-    return predicted[:, 0].double() * spread + center
+    """Return the predicted numbers in the label's unit, in float64, none beyond `FARTHEST`."""
+    return predicted[:, 0].double().clamp(-FARTHEST, FARTHEST) * spread + center
 
 
 def metrics(predicted: NDArray[Any], labels: NDArray[Any], weights: NDArray[np.float64]) -> Metrics:

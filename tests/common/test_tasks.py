@@ -62,6 +62,15 @@ def test_regression_is_told_in_the_labels_own_unit() -> None:
     assert task.goodness("mae", found["mae"])[0] < 0 < task.goodness("r2", found["r2"])[0]
 
 
+def test_a_network_that_diverged_is_far_off_and_no_more() -> None:
+    """Its metrics are numbers that can be sent and averaged."""
+    task = kind_of(kind("regression", center=50.0, spread=20.0))
+    predicted = task.predictions(torch.full((6, 1), -1e30)).numpy()
+    found = task.metrics(predicted, np.arange(6) + 40.0, ONCE)
+    assert found["mae"][0] == pytest.approx(20_000, rel=1e-2)
+    assert all(np.isfinite(values).all() for values in found.values())
+
+
 def test_r2_of_equal_labels_is_unknown() -> None:
     """Without variance there is nothing to explain."""
     task = kind_of(kind("regression"))
