@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.app import app as client_app
-from client.site import Node, hospital_of
+from client.site import Node, NodeConfig, hospital_of
 from common import config as configuration
 from common import weights
 from common.config import Config
@@ -41,7 +41,7 @@ from server.app import common_input_shape, initial_weights, meta_train
 from server.exchange import exchange
 from server.strategy import MetaStrategy
 from simulation.engines import run
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 from simulation.phantoms import write_hospitals
 
 SITES = 20

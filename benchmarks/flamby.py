@@ -31,6 +31,7 @@ from rich.table import Table
 
 from client.app import app as client_app
 from client.dataset import Hospital, open_hospital
+from client.site import NodeConfig
 from common import config as configuration
 from common import seeds, weights
 from common.algorithms import ALGORITHMS
@@ -42,7 +43,7 @@ from common.learner import Learner
 from common.weights import Weights
 from server import evaluation
 from server.app import initial_weights, meta_train
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 
 TABLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "heart_4site" / "heart_flamby.csv"
 NOT_FEATURES = ("site", "set", "disease")

@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from client.app import app as client_app
+from client.site import NodeConfig
 from common import weights
 from common.config import load
 from common.initialise import shared_weights
 from server import evaluation
 from server.app import common_input_shape, meta_train
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 from simulation.phantoms import write_hospitals
 from simulation.secrets import make_secrets
 

@@ -21,12 +21,12 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from client.site import NodeConfig
 from common.config import Config
 from common.errors import LinkError
 from common.files import PRIVATE, write_bytes
 from server.control import Control
 from server.federation import Federation, found
-from simulation.grid import NodeConfig
 from simulation.rehearse import free_port
 
 APP = Path(__file__).with_name("stock")

@@ -23,8 +23,9 @@ from client.hours import opens
 from client.peers import Peers
 from client.policy import policy_of
 from client.secure import Desk
+from client.site import NodeConfig
 from client.vault import Vault
-from client.worker import NodeConfig, Worker, WorkerError
+from client.worker import Worker, WorkerError
 from common import wire
 from common.errors import ConfigError, ZamenisError
 from common.files import write_text

@@ -34,6 +34,9 @@ from common.initialise import learner_of_algorithm, parameters_of
 from common.learner import Learner, device_of
 from common.sections import Task
 
+NodeConfig = Mapping[str, str | int | float | bool]
+"""The keys above, as Flower hands them to a ClientApp."""
+
 
 @dataclass(frozen=True)
 class Node:

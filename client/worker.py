@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -19,11 +19,10 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.confine import confine
+from client.site import NodeConfig
 from common import transport
 
 logger = logging.getLogger("zamenis.node")
-NodeConfig = Mapping[str, str | int | float | bool]
-Settings = Callable[[], None]
 GRACE = 0.5
 """Seconds between two looks at whether the node is to stop while a worker computes."""
 PRELOADED = (__name__, "client.app", "torch._dynamo")

@@ -1,8 +1,4 @@
-"""The ServerApp: from a configuration and connected sites to phi, resumable after every round.
-
-Deployed, Flower starts `main` with a run's folder in its run configuration; the simulator calls
-`meta_train` as often as an experiment needs.
-"""
+"""One meta-training: from a configuration and connected sites to phi, resumable after every round."""
 
 from __future__ import annotations
 
@@ -15,25 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from safetensors.torch import save_file
 
-from common import config as configuration
-from common import weights
-from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.errors import ConfigError, DataError
-from common.files import atomic, write_text
-from common.initialise import learner_for, shared_weights
+from common.files import atomic
+from common.initialise import learner_for
 from common.weights import Weights
 from common.wire import Description
-from server import checkpoint, columns, evaluation, outer_loop
+from server import checkpoint, columns, outer_loop
 from server.checkpoint import Checkpoint
 from server.secure import SecureSum
 from server.strategy import MetaStrategy
 
-app = ServerApp()
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -45,22 +36,6 @@ class MetaTrained:
     history: Sequence[Mapping[str, Any]]
     statistics: str = ""
     """`common.columns.Statistics` that phi's sites standardised numeric columns with, as JSON; or empty."""
-
-
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Meta-train the run in `run-directory` over every connected site; leave phi and its history there."""
-    directory = Path(str(context.run_config["run-directory"]))
-    config = configuration.load(directory / "config.toml")
-    sites = evaluation.describe(grid, config).all_of_them()
-    trainable = [name for name in config.experiment.algorithms if ALGORITHMS[name].local_update]
-    if not trainable:
-        raise ConfigError("experiment.algorithms names nothing that is meta-trained; name reptile, say.")
-    like = shared_weights(config, trainable[0], common_input_shape(sites.values()))
-    trained = meta_train(grid, config, trainable[0], sites, weights.pack(like), directory / "training")
-    phi = weights.unpack(trained.phi, like)
-    save_weights(directory / "phi.safetensors", phi, config, trained.statistics)
-    write_text(directory / "history.json", json.dumps(list(trained.history), indent=1))
 
 
 def meta_train(

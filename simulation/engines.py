@@ -14,10 +14,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client_app
+from client.site import NodeConfig
 from common.errors import ConfigError, DataError
 from common.learner import device_of
 from common.sections import Engine
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 
 T = TypeVar("T")
 REGISTRATION = 120.0

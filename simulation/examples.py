@@ -16,14 +16,13 @@ from torch import Tensor
 
 from client.few_shot import Question
 from client.part import Part
-from client.site import Node, hospital_of
+from client.site import Node, NodeConfig, hospital_of
 from common import weights
 from common.cases import Cases
 from common.config import Config
 from server.experiment.conduct import Outcome
 from server.experiment.plan import Cell, Plan
 from server.report.page import Picture
-from simulation.grid import NodeConfig
 
 SHOWN = 4
 """Images of each hospital."""

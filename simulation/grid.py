@@ -13,7 +13,7 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -26,6 +26,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from client.site import NodeConfig
 from common import wire
 
 logger = logging.getLogger("zamenis.grid")
@@ -37,8 +38,6 @@ A_DAY = 24 * 3600.0
 DIED = "the worker that served this site died"
 LONGEST_WAIT = 1.0
 """Seconds that one look for replies may block."""
-
-NodeConfig = Mapping[str, str | int | float | bool]
 
 
 @dataclass

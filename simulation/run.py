@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from client.site import NodeConfig
 from common.config import Config
 from common.errors import ConfigError
 from common.files import write_text
@@ -18,7 +19,6 @@ from server.report.files import write_results
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
 from simulation.examples import example_masks
-from simulation.grid import NodeConfig
 from simulation.phantoms import write_hospitals
 from simulation.secrets import make_secrets
 

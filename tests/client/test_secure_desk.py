@@ -13,9 +13,9 @@ from client.app import app
 from client.peers import peers_of
 from client.policy import guarded
 from client.secure import Desk
-from client.site import Node, hospital_of
+from client.site import Node, NodeConfig, hospital_of
 from client.vault import Vault
-from client.worker import NodeConfig, answer
+from client.worker import answer
 from common import wire
 from common.config import Config, load
 from common.errors import DataError, WireError

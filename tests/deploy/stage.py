@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 
 from client.fleet import Fleet
 from client.home import Home
+from client.site import NodeConfig
 from common import service
 from common.config import Config, load
 from common.errors import LinkError
 from server.control import Control
 from server.federation import Federation
 from server.roster import Roster
-from simulation.grid import NodeConfig
 from simulation.rehearse import Rehearsal
 
 ROUNDS = 4

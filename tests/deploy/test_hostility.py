@@ -19,7 +19,8 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from client.fleet import Fleet, LineError, NotAdmittedError
 from client.home import Home
 from client.node import state_of
-from client.worker import NodeConfig, answer
+from client.site import NodeConfig
+from client.worker import answer
 from common import wire
 from server.federation import found
 from simulation.rehearse import Rehearsal, RehearsalError, free_port

@@ -12,6 +12,7 @@ import torch
 from flwr.app import Message
 
 from client.app import app as client_app
+from client.site import NodeConfig
 from common import wire
 from common.algorithms import ALGORITHMS
 from common.config import Config, load
@@ -26,7 +27,7 @@ from server.app import common_input_shape, initial_weights, meta_train
 from server.exchange import exchange
 from server.gather import Gathered, Plain
 from server.secure import SecureSum, layout_of
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 from simulation.secrets import make_secrets
 from tests.conftest import write_table_hospital
 

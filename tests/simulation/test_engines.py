@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.serverapp import Grid
 
+from client.site import NodeConfig
 from common import weights
 from common.config import Config, load
 from common.errors import ConfigError
@@ -17,7 +18,6 @@ from common.sections import Engine
 from server import evaluation
 from server.app import common_input_shape, initial_weights, meta_train
 from simulation.engines import run, workers_of
-from simulation.grid import NodeConfig
 from simulation.secrets import make_secrets
 
 

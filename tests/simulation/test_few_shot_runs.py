@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from safetensors.torch import load_file
 
 from client.app import app as client_app
+from client.site import NodeConfig
 from common import weights
 from common.config import Config, load
 from common.errors import DataError
@@ -27,7 +28,7 @@ from server import evaluation
 from server.app import common_input_shape, meta_train
 from server.checkpoint import Checkpoint
 from simulation.engines import run as run_on
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 from simulation.phantoms import write_hospitals
 from simulation.run import simulate
 

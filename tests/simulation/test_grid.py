@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.app import app as client_app
+from client.site import NodeConfig
 from common import weights, wire
 from common.config import Config, load
 from common.errors import DataError
@@ -21,7 +22,7 @@ from server import evaluation
 from server.app import common_input_shape, initial_weights, meta_train
 from server.checkpoint import Checkpoint
 from server.exchange import exchange
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 
 echo = ClientApp()
 

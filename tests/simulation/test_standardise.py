@@ -19,7 +19,7 @@ from client.app import app as client_app
 from client.dataset import Hospital, join, open_hospital
 from client.part import standardised
 from client.policy import Kind, Policy, check
-from client.site import hospital_of
+from client.site import NodeConfig, hospital_of
 from common import columns, wire
 from common.columns import Statistics
 from common.config import Config, load
@@ -31,7 +31,7 @@ from server.app import CHECKPOINT, MetaTrained, common_input_shape, identity, in
 from server.checkpoint import Checkpoint
 from server.exchange import exchange
 from server.experiment.attendance import Sites
-from simulation.grid import InProcessGrid, NodeConfig
+from simulation.grid import InProcessGrid
 from simulation.run import simulate
 from simulation.secrets import make_secrets
 
