@@ -6,10 +6,11 @@ A hospital is a folder of DICOM files with labels.csv, or table.csv with schema.
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from client.masks import Masks
 from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
 from client.split import divide, fraction, open_keys
 from client.survey import Survey
-from client.tables import read_labels, read_table
+from client.tables import ONE_BY_ONE, read_labels, read_table
 from client.targets import counted, stacked, target_of
 from common.cases import Cases, concatenate
 from common.errors import DataError
@@ -59,6 +60,8 @@ class Hospital:
     adaptation: Cases
     test: Cases
     census: Census
+    secret: bytes = field(repr=False)
+    """Keys what is told of the cases without telling them; the hospital's own."""
     measured: Hospital | None = None
     """The same cases with their numeric columns alone, float64 and NaN where not measured, in place of
     features; where the federation standardises these (`standardise` in [data])."""
@@ -75,8 +78,8 @@ class Hospital:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of every case and of the split: another one means that results may differ."""
-        total = hashlib.sha256()
+        """A keyed digest of every case and of the split: another one means that results may differ."""
+        total = hmac.new(self.secret, digestmod="sha256")
         for side in (self.adaptation, self.test):
             for part in (side.inputs, side.labels, side.patients):
                 total.update(part.contiguous().numpy().data)
@@ -128,6 +131,7 @@ def join(name: str, parts: Sequence[Hospital]) -> Hospital:
             per_class=_summed([part.census.per_class for part in parts]),
             warnings=tuple(f"{part.name}: {warning}" for part in parts for warning in part.census.warnings),
         ),
+        hashlib.sha256(b"".join(part.secret for part in parts)).digest(),
         join(name, measured) if measured else None,
     )
 
@@ -146,7 +150,14 @@ def _open_images(
             files = [file for file in files if file.relative not in named]
             size = data.image_size
             kept = _cache(state, f"masks-{len(task.classes)}x{size}x{size}", (1, size, size))
-            masks = Masks(folder, open_caches.enter_context(kept), keys, task.classes, size)
+            masks = Masks(
+                folder,
+                open_caches.enter_context(kept),
+                keys,
+                task.classes,
+                size,
+                one_by_one=labels.key in ONE_BY_ONE,
+            )
         found = Survey(cache, keys, labels, data, task, masks)
         for done, file in enumerate(files, start=1):
             found.visit(file)
@@ -182,7 +193,8 @@ def _divided(folder: Path, found: Survey, data: Data, task: Task) -> Hospital:
         _numbered([found.known[name].patient for name in order]),
     )
     unmatched = f"{found.unmatched} of {len(labels.rows)} rows in labels.csv match no image"
-    return _hospital(folder.name, cases, adaptation, task, refused, (unmatched,) if found.unmatched else ())
+    warnings = (unmatched,) if found.unmatched else ()
+    return _hospital(folder.name, cases, adaptation, task, found.keys.digest, refused, warnings)
 
 
 def _open_table(folder: Path, data: Data, task: Task, state: Path) -> Hospital:
@@ -201,7 +213,7 @@ def _open_table(folder: Path, data: Data, task: Task, state: Path) -> Hospital:
     rows = np.array([row for row, target in enumerate(targets) if not isinstance(target, Reason)], int)
     if not len(rows):
         wanted = f"one of {', '.join(task.classes)}" if task.kind == "classification" else "usable"
-        raise DataError(f"{folder}: no row's {task.label} is {wanted}. Mend the labels.")
+        raise DataError(f"{folder}: no row's {' or '.join(task.columns)} is {wanted}. Mend the labels.")
     patients = [table.patients[row] or f"line {table.sheet.lines[row]}" for row in rows]
     drawn = [fraction(keys.split, patient) for patient in patients]
     adaptation = divide(patients, drawn, [table.sides[row] for row in rows], share=data.adaptation_share)
@@ -213,11 +225,12 @@ def _open_table(folder: Path, data: Data, task: Task, state: Path) -> Hospital:
         stacked([targets[row] for row in rows[order]], task),
         _numbered([patients[row] for row in order]),
     )
-    hospital = _hospital(folder.name, cases, adaptation, task, refused, ())
+    hospital = _hospital(folder.name, cases, adaptation, task, keys.digest, refused, ())
     if data.standardise == "site":
         return hospital
     columns = replace(cases, inputs=torch.from_numpy(table.measured()[rows[order]]))
-    return replace(hospital, measured=_hospital(folder.name, columns, adaptation, task, refused, ()))
+    measured = _hospital(folder.name, columns, adaptation, task, keys.digest, refused, ())
+    return replace(hospital, measured=measured)
 
 
 def _hospital(
@@ -225,6 +238,7 @@ def _hospital(
     cases: Cases,
     adaptation: NDArray[np.bool_],
     task: Task,
+    secret: bytes,
     refused: Mapping[str, int],
     warnings: tuple[str, ...],
 ) -> Hospital:
@@ -241,6 +255,7 @@ def _hospital(
         Cases(cases.inputs[:cut], cases.labels[:cut], cases.patients[:cut]),
         Cases(cases.inputs[cut:], cases.labels[cut:], cases.patients[cut:]),
         Census(len(cases), dict(sorted(refused.items())), patients, per_class, warnings),
+        secret,
     )
 
 

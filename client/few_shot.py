@@ -6,6 +6,7 @@ bootstrap resamples the same draws and test patients, so differences between alg
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -73,16 +74,32 @@ class Judge:
         unadapted = self._unadapted()
         if not (question.shot and question.recipe):
             assert unadapted is not None  # noqa: S101 - nobody asks those that cannot for it
-            plain, replicates = self._score([unadapted], question.replicates)
-            return wire.Judgement(plain, replicates, 0.0, 0.0)
-        drawn = [self._adapt_and_predict(question, draw, unadapted) for draw in range(question.draws)]
-        plain, replicates = self._score([scored for scored, _ in drawn], question.replicates)
+            return self._judged(*self._score([unadapted], question.replicates))
+        shares: list[float] = []
+
+        def drawn() -> Iterator[Scored]:
+            """Yield one draw's predictions at a time: masks of many draws would fill the memory."""
+            for draw in range(question.draws):
+                scored, share = self._adapt_and_predict(question, draw, unadapted)
+                shares.append(share)
+                yield scored
+
+        plain, replicates = self._score(drawn(), question.replicates)
         headline, hurt, kind = self.config.metric, 0.0, self.config.kind
         if unadapted is not None:
             before, _ = self._score([unadapted], 0)
             after, unmoved = (kind.goodness(headline, scores[headline]) for scores in (plain, before))
             hurt = float(np.mean(after < unmoved[0]))
-        fell_back = float(np.mean([share == 0.0 for _, share in drawn]))
+        return self._judged(plain, replicates, hurt, float(np.mean([share == 0.0 for share in shares])))
+
+    def _judged(
+        self, plain: Metrics, replicates: Metrics, hurt: float = 0.0, fell_back: float = 0.0
+    ) -> wire.Judgement:
+        """Return what was measured; left out where the headline metric could not be."""
+        headline = self.config.metric
+        if np.isnan(plain[headline]).any():
+            why = f"{self.config.kind.titles[headline]} is not defined on the test patients"
+            return wire.Judgement({}, {}, 0.0, 0.0, left_out=why)
         return wire.Judgement(plain, replicates, hurt, fell_back)
 
     def predict(self, question: Question, draw: int) -> Scored:
@@ -168,7 +185,7 @@ class Judge:
         after = adapt(self.learner, self.phi, support, question.recipe, generator)
         return Adapted(partial(self.learner.logits, self.phi), after, 1.0)
 
-    def _score(self, draws: list[Scored], replicates: int) -> tuple[Metrics, Metrics]:
+    def _score(self, draws: Iterable[Scored], replicates: int) -> tuple[Metrics, Metrics]:
         task, seed, site = self.learner.task, self.config.seed, self.hospital.name
         return score(task, draws, self.hospital.test, replicates, seed=seed, site=site)
 

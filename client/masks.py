@@ -20,7 +20,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
+from pydicom import dcmread
+from pydicom.filereader import read_file_meta_info
 from pydicom.misc import is_dicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from torch import Tensor
 
 from client.cache import Cache, Known
@@ -30,8 +33,13 @@ from client.resample import fit_square
 from client.split import SiteKeys, keyed_hash
 from common.errors import Refused
 
+FORMATS = ("PNG", "TIFF", "BMP")
+"""Without loss: a JPEG's ringing would be foreground."""
 GREY = frozenset({"1", "L", "P", "I", "I;16"})
 """Pillow's modes whose pixels are one whole number."""
+HALF = 0.5
+"""From which on a pixel of a fractional segment is the segment's."""
+MOST_SEGMENTS = 64
 ANOTHERS = "Name a DICOM Segmentation that refers to the image by its SOPInstanceUID."
 
 
@@ -44,6 +52,8 @@ class Masks:
     keys: SiteKeys
     classes: tuple[str, ...]
     size: int
+    one_by_one: bool
+    """Whether labels.csv names single images; only then is an image file one image's mask."""
     _names: dict[str, str] = field(default_factory=dict)
     _known: dict[str, Known] = field(default_factory=dict)
 
@@ -52,8 +62,12 @@ class Masks:
         path = inside(self.folder, relative)
         if path is None:
             raise refuse(Reason.NO_MASK)
+        if not self.one_by_one and not is_dicom(path):
+            raise refuse(
+                Reason.UNFITTING_MASK, "Name single images in labels.csv, by SOPInstanceUID or path."
+            )
         found = path.stat()
-        told = f"mask {relative} {file.relative} {file.size} {file.mtime_ns}"
+        told = f"mask {relative} {self.classes} {file.relative} {file.size} {file.mtime_ns}"
         name = keyed_hash(self.keys.file, told)
         known = self.cache.recall(name, found.st_size, found.st_mtime_ns)
         if known is None:
@@ -69,8 +83,11 @@ class Masks:
 
 def inside(folder: Path, relative: str) -> Path | None:
     """Return the file at a path from a hospital's folder; None where there is none, or it lies elsewhere."""
-    path = (folder / relative).resolve()
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    try:
+        path = (folder / relative).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long a name, links in a ring, a NUL
+        return None
 
 
 def read_mask(
@@ -82,22 +99,28 @@ def read_mask(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        values = _segmentation(path, image, classes) if is_dicom(path) else _picture(path, len(classes))
-    if values.shape != image.shape or values.max(initial=0) >= len(classes):
+        values = (
+            _segmentation(path, image, classes) if is_dicom(path) else _picture(path, image, len(classes))
+        )
+    if values.shape != image.shape or values.min() < 0 or values.max() >= len(classes):
         raise refuse(Reason.UNFITTING_MASK)
     covered = torch.from_numpy(np.eye(len(classes), dtype=np.float32)[values]).permute(2, 0, 1)
     return fit_square(covered, aspect=image.aspect, size=size).argmax(0).float()
 
 
-def _picture(path: Path, classes: int) -> NDArray[np.int64]:
+def _picture(path: Path, image: Instance, classes: int) -> NDArray[np.int64]:
     try:
-        with Picture.open(path) as picture:
+        with Picture.open(path, formats=FORMATS) as picture:
             if picture.mode not in GREY:
                 raise refuse(Reason.UNFITTING_MASK, "Save the mask as one grey channel.")
+            if (
+                picture.size != image.shape[::-1]
+            ):  # before a pixel is decoded: a small file may hold a huge image
+                raise refuse(Reason.UNFITTING_MASK)
             values = np.asarray(picture).astype(np.int64)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Picture.DecompressionBombError):
         raise refuse(Reason.UNFITTING_MASK, "Save the mask as PNG, TIFF or BMP.") from None
-    return (values != 0).astype(np.int64) if classes == 2 else values
+    return (values > 0).astype(np.int64) if classes == 2 and values.min(initial=0) >= 0 else values
 
 
 def _segmentation(path: Path, image: Instance, classes: tuple[str, ...]) -> NDArray[np.int64]:
@@ -107,11 +130,12 @@ def _segmentation(path: Path, image: Instance, classes: tuple[str, ...]) -> NDAr
     logger = logging.getLogger("highdicom")
     logger.setLevel(logging.CRITICAL)  # it quotes what a file holds
     try:
+        _check_size(path, image, classes)
         segments = highdicom.seg.segread(path)
         if image.SOPInstanceUID not in {instance for *_, instance in segments.get_source_image_uids()}:
             raise refuse(Reason.UNFITTING_MASK, ANOTHERS)
         numbers = list(segments.segment_numbers)
-        places = {number: _place(segments.get_segment_description(number), classes) for number in numbers}
+        places = _places([segments.get_segment_description(number) for number in numbers], classes)
         frames = segments.get_pixels_by_source_instance(
             [image.SOPInstanceUID],
             segment_numbers=numbers,
@@ -123,15 +147,26 @@ def _segmentation(path: Path, image: Instance, classes: tuple[str, ...]) -> NDAr
     except Exception:  # whatever a parser does with a file that somebody else wrote
         raise refuse(Reason.UNFITTING_MASK, ANOTHERS) from None
     values = np.zeros(frames.shape[:2], np.int64)
-    for layer, number in enumerate(numbers):
-        values[frames[..., layer] > 0] = places[number]
+    for layer, place in enumerate(places):
+        values[frames[..., layer] >= HALF] = place
     return values
 
 
-def _place(segment: Any, classes: tuple[str, ...]) -> int:
-    """Return the class that a segment stands for; raises Refused where it stands for none."""
-    named = {name.casefold(): place for place, name in enumerate(classes)}
-    place = named.get(str(segment.segment_label).casefold(), int(segment.segment_number))
-    if place >= len(classes):
+def _check_size(path: Path, image: Instance, classes: tuple[str, ...]) -> None:
+    """Raise Refused for a segmentation of another size than the image's, before its pixels are in memory."""
+    if read_file_meta_info(path).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        raise refuse(Reason.UNFITTING_MASK, "Save the segmentation without deflating it.")
+    header = dcmread(path, stop_before_pixels=True)
+    if (header.Rows, header.Columns) != image.shape or len(header.SegmentSequence) > MOST_SEGMENTS:
         raise refuse(Reason.UNFITTING_MASK)
-    return place
+
+
+def _places(segments: Sequence[Any], classes: tuple[str, ...]) -> list[int]:
+    """Return the classes of segments, by number where no name tells; raises Refused where one has none."""
+    named = {name.casefold(): place for place, name in enumerate(classes)}
+    by_name = [named.get(str(one.segment_label).casefold()) for one in segments]
+    known = [place for place in by_name if place is not None]
+    places = known or [int(one.segment_number) for one in segments]
+    if len(places) < len(segments) or max(places) >= len(classes):
+        raise refuse(Reason.UNFITTING_MASK, "Name every segment by its class (SegmentLabel), or none.")
+    return places

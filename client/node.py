@@ -21,7 +21,7 @@ from client.fleet import Fleet, NotAdmittedError, UnusableError
 from client.home import Home
 from client.hours import opens
 from client.peers import Peers
-from client.policy import policy_of
+from client.policy import Policy, policy_of
 from client.secure import Desk
 from client.site import NodeConfig
 from client.vault import Vault
@@ -42,6 +42,19 @@ ASLEEP = 5.0
 """Seconds between two looks at whether the node may work again."""
 
 
+@dataclass(frozen=True)
+class Unsent:
+    """A reply that is on its way, and the policy that it was computed under."""
+
+    reply: Message
+    refusal: Message
+    policy: Policy
+
+    def now(self, policy: Policy) -> Message:
+        """Return what may leave: the reply, or a refusal where the policy has changed since."""
+        return self.reply if policy == self.policy else self.refusal
+
+
 @dataclass
 class Node:
     """A running node of the hospital at `home`."""
@@ -53,7 +66,7 @@ class Node:
         policy_of(self.home.policy)
         self._worker = Worker(config_of(self.home), seconds=0.0, log=str(self.home.logs / "worker.log"))
         self._answered = 0
-        self._unsent: Message | None = None  # a reply outlives the line that it was computed on
+        self._unsent: Unsent | None = None  # a reply outlives the line that it was computed on
         self._told: dict[str, object] = {}
 
     def run(self) -> None:
@@ -99,20 +112,25 @@ class Node:
                 pause = (time.monotonic() - last) / 10
                 self.stopping.wait(min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE))
                 continue
-            if not line.send(self._unsent):
+            if not line.send(self._unsent.now(policy_of(self.home.policy))):
                 logger.warning("the reply came too late: its round or its run is over")
             self._unsent = None
             last = time.monotonic()
             self._answered += 1
             self._tell("connected")
 
-    def _next_reply(self, line: Fleet) -> Message | None:
+    def _next_reply(self, line: Fleet) -> Unsent | None:
         """Return the reply to the next message, or None where none waits."""
+        policy = policy_of(self.home.policy)
         try:
-            message = line.receive(limit=policy_of(self.home.policy).max_message_mib * 2**20)
+            message = line.receive(limit=policy.max_message_mib * 2**20)
         except UnusableError as error:
-            return self._refuse(error.message, wire.REFUSED, str(error))
-        return self._answer(message) if message else None
+            refusal = self._refuse(error.message, wire.REFUSED, str(error))
+            return Unsent(refusal, refusal, policy)
+        if message is None:
+            return None
+        refusal = self._refuse(message, wire.FORBIDDEN, wire.WORDS[wire.FORBIDDEN])
+        return Unsent(self._answer(message), refusal, policy)
 
     def _answer(self, message: Message) -> Message:
         """Return the worker's reply, or a refusal where it has none."""

@@ -11,6 +11,7 @@ from client.dataset import Hospital
 from client.episodes import episodes
 from client.few_shot import Judge
 from client.kept import Kept
+from client.pinned import pin
 from client.site import Node, learner_of
 from common import columns, heads, seeds, weights, wire
 from common.algorithms import ALGORITHMS
@@ -59,6 +60,8 @@ class Part:
         if measured is None:
             raise DataError("has no numeric columns that the federation standardises.")
         cases = classes.lesson(measured, self.config, self.algorithm).cases
+        if self.node.policy_file:
+            pin(self.node.own_state, self.hospital, cases)
         return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, len(cases))
 
     def judge(self, phi: Weights) -> Judge:

@@ -35,7 +35,8 @@ class Policy(Section):
     tasks: tuple[str, ...] = tuple(KINDS)
     models: tuple[str, ...] = tuple(BACKBONES)
     standardise: tuple[Literal["site", "federation"], ...] = ("site", "federation")
-    """Settings of data.standardise; for "federation" sums over numeric columns leave the hospital."""
+    """Settings of data.standardise; for "federation" sums over numeric columns leave the hospital. A file
+    without the key allows "site" alone: it may be older than such sums."""
     secure_aggregation: Literal["required", "optional"] = "optional"
     """Whether this hospital's updates leave it only masked."""
     min_cohort: Annotated[int, Field(ge=2)] = 2
@@ -124,7 +125,7 @@ def _read(path: Path, mtime_ns: int, size: int) -> Policy:
         tree: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path.name}: not valid TOML: {error}. Mend that line.") from error
-    return validate(Policy, tree, path.name)
+    return validate(Policy, {"standardise": ["site"], **tree}, path.name)
 
 
 def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, parameters: int) -> None:

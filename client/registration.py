@@ -50,7 +50,7 @@ def register(
     found = tuple(classes)
     if kind == "classification" and not found:
         found = _values(folder, labels, label)
-    task = validate(Task, {"kind": kind, "label": label, "classes": found}, "--classes")
+    task = validate(Task, {"kind": kind, "label": label, "classes": found}, "register")
     private = state.expanduser().resolve() if state else _state_of(home, folder)
     data = Data(image_size=image_size)
     hospital = open_hospital(folder, data, task, state=private, labels=labels, progress=progress)

@@ -6,7 +6,7 @@ between algorithms are paired.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Scored:
 
 
 def score(
-    task: TaskKind, draws: Sequence[Scored], test: Cases, replicates: int, *, seed: int, site: str
+    task: TaskKind, draws: Iterable[Scored], test: Cases, replicates: int, *, seed: int, site: str
 ) -> tuple[Metrics, Metrics]:
     """Return each metric by `[draw]`, and by `[replicate]` as a mean over resampled draws."""
     weights = np.concatenate(
@@ -36,8 +36,8 @@ def score(
     )
     per_draw = [_metrics(task, draw, weights) for draw in draws]
     table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}
-    chance = np.random.default_rng(seeds.derive(seed, "resample draws", site, len(draws)))
-    chosen = chance.integers(len(draws), size=(replicates, len(draws)))
+    chance = np.random.default_rng(seeds.derive(seed, "resample draws", site, len(per_draw)))
+    chosen = chance.integers(len(per_draw), size=(replicates, len(per_draw)))
     column = np.arange(replicates)[:, None]
     return (
         {name: values[:, 0] for name, values in table.items()},

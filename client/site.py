@@ -79,7 +79,8 @@ def _registered(node: Node, place: int, task: Task) -> bool:
     if place >= len(node.tasks):
         return True
     kind, label, *classes = node.tasks[place]
-    return (task.kind, task.label) == (kind, label) and set(task.classes) <= set(classes)
+    fits = list(task.classes) == classes if kind == "segmentation" else set(task.classes) <= set(classes)
+    return (task.kind, task.label) == (kind, label) and fits
 
 
 def _beside(folders: tuple[Path, ...], lines: object) -> tuple[Path | None, ...]:

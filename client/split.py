@@ -27,6 +27,7 @@ class SiteKeys:
     split: bytes = field(repr=False)
     patient: bytes = field(repr=False)
     file: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
 
 
 def open_keys(state: Path) -> SiteKeys:
@@ -50,7 +51,7 @@ def open_keys(state: Path) -> SiteKeys:
             f"{path}: must hold {KEY_BYTES} bytes and holds {len(root)}. Restore it from a backup; "
             "or delete it with the whole state folder, which splits the patients anew."
         )
-    return SiteKeys(*(_derive(root, purpose) for purpose in ("split", "patient", "file")))
+    return SiteKeys(*(_derive(root, purpose) for purpose in ("split", "patient", "file", "digest")))
 
 
 def keyed_hash(key: bytes, text: str) -> str:

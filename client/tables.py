@@ -30,6 +30,9 @@ from common.sections import Task
 KEYS = ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "path")
 """What labels.csv may name a file by; `path` is relative to the hospital's folder."""
 
+ONE_BY_ONE = frozenset({"SOPInstanceUID", "path"})
+"""Those that name a single image."""
+
 SIDES = {"adaptation": True, "train": True, "test": False}
 """Values of a split column, and whether they mean the adaptation side."""
 

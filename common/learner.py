@@ -20,8 +20,9 @@ from common.models.statistics import fix_statistics
 from common.tasks import TaskKind
 from common.weights import Weights
 
-PREDICTION_BATCH = 256
-"""Cases per forward pass when predicting; bounds memory (and, under norm = batch, is the batch)."""
+PREDICTION_BATCH, PREDICTION_NUMBERS = 256, 2**21
+"""Cases, and numbers in their inputs, per forward pass when predicting at the most; bounds memory (and, under
+norm = batch, is the batch). The second bound is the lower one for images of more than 90x90 pixels."""
 
 
 class Learner:
@@ -122,7 +123,9 @@ class Learner:
             return torch.cat([self.network(batch) for batch in self._batches(inputs)]).cpu()
 
     def _batches(self, inputs: Tensor) -> Iterator[Tensor]:
-        return (batch.to(self.device) for batch in torch.split(inputs, PREDICTION_BATCH))
+        each = max(1, inputs[:1].numel())
+        size = max(1, min(PREDICTION_BATCH, PREDICTION_NUMBERS // each))
+        return (batch.to(self.device) for batch in torch.split(inputs, size))
 
 
 def on_cpu(weights: Weights) -> Weights:

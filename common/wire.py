@@ -35,13 +35,13 @@ from torch import Tensor
 from common.errors import ProtocolError, WireError
 from common.inner_loop import InnerLoop
 
-PROTOCOL = 1
+PROTOCOL = 2
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
 ADVERTISE, DEAL, UNMASK, FINISH = "query.advertise", "query.deal", "query.unmask", "query.finish"
 SECURE_QUERIES = frozenset({ADVERTISE, DEAL, UNMASK, FINISH})
 KINDS = frozenset({DESCRIBE, TRAIN, EVALUATE}) | SECURE_QUERIES
 """Every kind of message that a site answers; Flower would route others, such as `train.default`, as well."""
-MOST_OF_A_METRIC = 1e9
+MOST_OF_A_METRIC = 1e30
 LONGEST_NAME = 128
 """Characters of a run's name."""
 RAW = "zamenis.float32.le"

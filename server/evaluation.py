@@ -138,7 +138,7 @@ def _judged(reply: Message, question: Question, headline: str, metrics: frozense
     fits = (
         answer.draws.keys() == answer.replicates.keys() == metrics
         and headline in answer.draws
-        and not any(len(values) and np.isnan(values).all() for values in answer.replicates.values())
+        and not np.isnan(answer.draws[headline]).any()
         and all(len(values) in (1, question.draws) for values in answer.draws.values())
         and all(len(values) == question.replicates for values in answer.replicates.values())
     )

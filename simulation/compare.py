@@ -17,7 +17,7 @@ from rich.text import Text
 
 from common.algorithms import ALGORITHMS
 from common.config import Config
-from common.tasks import TITLES
+from common.tasks import LOWER_IS_BETTER, TITLES
 from simulation.run import hospitals_in
 
 
@@ -54,9 +54,10 @@ def difference_table(results: dict[str, Any]) -> Table:
     """Return the first algorithm less each other, on average over the held-out hospitals."""
     mine = [row for row in results["mean_differences"] if row["metric"] == results["metric"]]
     reference = mine[0]["reference"] if mine else ""
-    metric = TITLES.get(results["metric"], results["metric"])
+    metric, lower = TITLES.get(results["metric"], results["metric"]), results["metric"] in LOWER_IS_BETTER
+    better = ", lower is better" if lower else ""
     table = Table(
-        title=f"{metric}: {reference} less the others, mean over hospitals",
+        title=f"{metric}: {reference} less the others, mean over hospitals{better}",
         caption="paired on draws and test patients; * certain",
         box=box.SIMPLE_HEAD,
         show_edge=False,

@@ -54,6 +54,11 @@ def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> 
 def hospital_folders(config: Config, out: Path, progress: Progress) -> list[Path]:
     """Return the hospitals' folders; phantom hospitals are written first where none are named."""
     if not config.data.hospitals:
+        if config.task.kind != "classification":
+            raise ConfigError(
+                f"phantom hospitals have classes, and nothing for {config.task.kind}; name a folder with "
+                "hospitals in data.hospitals."
+            )
         step = progress.phase("Writing phantom hospitals", config.phantoms.sites)
         return write_hospitals(
             out / "hospitals",

@@ -108,7 +108,9 @@ def _write_images(
                 raise Refused("the file is listed before, for the same site")
             seen.add(path)
             picture = read_picture(source.path.parent / path)
-            masks = {column: _mask(source, row, column, picture) for column in columns.masks}
+            masks = [
+                _mask(source, row, column, picture) if row.cells[column] else None for column in columns.masks
+            ]
         except Refused as refused:
             source.skipped[row.line] = refused.reason
             yield []
@@ -121,10 +123,11 @@ def _write_images(
         target.parent.mkdir(exist_ok=True)
         write_instance(target, header, picture.frame, "explicit")
         cells = [row.cells[label] for label in columns.labels]
-        for column, mask in masks.items():
-            beside = target.with_name(f"{column}-{row.line}.png")
-            mask.save(beside)
-            cells.append(beside.relative_to(hospital).as_posix())
+        for place, mask in enumerate(masks):
+            beside = target.with_name(f"mask{place}-{row.line}.png")
+            if mask is not None:
+                mask.save(beside)
+            cells.append("" if mask is None else beside.relative_to(hospital).as_posix())
         yield [[str(header.SOPInstanceUID), *cells]]
 
 

@@ -25,14 +25,14 @@ LOWER_IS_BETTER = frozenset({"hd95"})
 PERCENTILE = 95.0
 
 
-def kind(_task: Task) -> TaskKind:
+def kind(task: Task) -> TaskKind:
     """Return segmentation as functions."""
     return TaskKind(
         outputs=outputs,
         head=partial(nn.Conv2d, kernel_size=1),
         loss=loss,
         predictions=predictions,
-        metrics=metrics,
+        metrics=partial(metrics, classes=len(task.classes)),
         titles=TITLES,
         lower_is_better=LOWER_IS_BETTER,
         maps=True,
@@ -61,7 +61,9 @@ def predictions(
     return ((logits[:, 0] > 0) if single else logits.argmax(1)).to(torch.uint8)
 
 
-def metrics(predicted: NDArray[Any], labels: NDArray[Any], weights: NDArray[np.float64]) -> Metrics:
+def metrics(
+    predicted: NDArray[Any], labels: NDArray[Any], weights: NDArray[np.float64], *, classes: int
+) -> Metrics:
     """Return each metric under each row of case weights: means over images of means over foreground classes.
 
     Dice is 1 where a class is neither there nor predicted. HD95, the 95th percentile of the distances
@@ -72,9 +74,9 @@ def metrics(predicted: NDArray[Any], labels: NDArray[Any], weights: NDArray[np.f
         predicted: `[case, height, width]`, classes.
         labels: the same of the truth.
         weights: `[replicate, case]`, how often each case counts.
+        classes: how many the task has, background included; Dice is over all of them but that.
 
     """
-    classes = int(max(predicted.max(), labels.max(), 1)) + 1
     found = [_of_image(one, truth, classes) for one, truth in zip(predicted, labels, strict=True)]
     return {name: _mean(np.array([one[name] for one in found]), weights) for name in TITLES}
 

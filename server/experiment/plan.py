@@ -212,6 +212,7 @@ def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, Scor
             for trial, reference in zip(trials[recipe], trials[first], strict=True)
             if (mine := scores[trial]) is not None and (base := scores[reference]) is not None
         ]
+        gains = [gain for gain in gains if not np.isnan(gain).any()]
         if not gains or recipe == first:
             return 0.0
         return min(float(gain.mean() - gain.std() / np.sqrt(len(gain))) for gain in gains)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from common import heads
 from common.algorithms import ALGORITHMS
 from common.config import Config
+from common.tasks.classification import mean_of_known
 from common.wire import Judgement
 from server.app import MetaTrained
 from server.experiment.conduct import Outcome
@@ -74,7 +75,7 @@ def rows(answers: Answers, lower_is_better: frozenset[str]) -> list[dict[str, An
     found = []
     for cell, answer in answers.items():
         for metric, values in answer.draws.items():
-            if np.isnan(values).any():
+            if np.isnan(values).any() or np.isnan(answer.replicates[metric]).all():
                 continue
             low, high = _interval(answer.replicates[metric])
             worst = values.max() if metric in lower_is_better else values.min()
@@ -101,9 +102,10 @@ def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
             continue
         for metric, values in answer.draws.items():
             gain = base.draws[metric].mean() - values.mean()
-            if np.isnan(gain):
+            spread = base.replicates[metric] - answer.replicates[metric]
+            if np.isnan(gain) or np.isnan(spread).all():
                 continue
-            low, high = _interval(base.replicates[metric] - answer.replicates[metric])
+            low, high = _interval(spread)
             found.append(
                 {
                     **asdict(cell),
@@ -130,11 +132,11 @@ def mean_differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
         for metric in answer.draws.keys() & base.draws.keys():
             gain = float(base.draws[metric].mean() - answer.draws[metric].mean())
             spread = base.replicates[metric] - answer.replicates[metric]
-            if not np.isnan(gain):
+            if not (np.isnan(gain) or np.isnan(spread).all()):
                 pairs.setdefault((cell.algorithm, cell.shot, metric), []).append((gain, spread))
     found = []
     for (algorithm, shot, metric), gains in pairs.items():
-        low, high = _interval(np.mean([spread for _, spread in gains], axis=0))
+        low, high = _interval(mean_of_known(np.stack([spread for _, spread in gains], axis=1)))
         found.append(
             {
                 "algorithm": algorithm,

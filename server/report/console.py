@@ -37,7 +37,7 @@ def result_table(results: Row) -> Table:
     brief = len(board.sites) > SHOWN_HOSPITALS
     rest = f"; all {len(board.sites)} hospitals are in the report" if brief else ""
     table = Table(
-        title=f"{board.title} at the held-out hospital",
+        title=f"{board.title} at the held-out hospital{', lower is better' if board.lower_is_better else ''}",
         caption=f"± half the 95 % interval; * best of the line{rest}",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

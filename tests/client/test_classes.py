@@ -26,7 +26,7 @@ def hospital(adaptation: list[int], test: list[int]) -> Hospital:
         found = torch.tensor(labels, dtype=torch.int64)
         return Cases(found[:, None].float(), found, torch.arange(len(labels)))
 
-    return Hospital("site-1", side(adaptation), side(test), Census(0, {}, 0, {}, ()))
+    return Hospital("site-1", side(adaptation), side(test), Census(0, {}, 0, {}, ()), b"")
 
 
 PLACE = hospital([0, 3, 1, 0, 3], [0, 1, 3, 3])

@@ -45,7 +45,7 @@ def cases(normal: int, nodule: int, *, seed: int, first: int = 0) -> Cases:
 
 def hospital(adaptation: Cases, test: Cases, name: str = "site-1") -> Hospital:
     """Return a hospital with these two sides."""
-    return Hospital(name, adaptation, test, Census(len(adaptation) + len(test), {}, 0, {}, ()))
+    return Hospital(name, adaptation, test, Census(len(adaptation) + len(test), {}, 0, {}, ()), b"")
 
 
 PHI = learner_for(settings(), (2,), torch.device("cpu")).weights()

@@ -18,9 +18,9 @@ from pydicom.uid import generate_uid
 
 from client.dataset import open_hospital
 from client.dicom import open_instance
-from client.masks import read_mask
+from client.masks import inside, read_mask
 from client.preflight import Reason
-from common.errors import Refused
+from common.errors import DataError, Refused
 from common.sections import Data, Task
 from tests.client.dicom_files import write
 
@@ -206,3 +206,61 @@ def test_a_value_that_is_no_class_is_refused(tmp_path: Path) -> None:
     found = open_hospital(folder, Data(image_size=24), task)
     assert found.census.refused == {"mask does not fit": 1}
     assert found.test.labels.max() == 2
+
+
+def test_a_mask_belongs_to_its_classes(tmp_path: Path) -> None:
+    """Asked for in another order, a segmentation is read anew: what is cached is of other numbers."""
+    folder = tmp_path / "site"
+    rows = ["path,vessels"]
+    for patient in range(PATIENTS):
+        image = whole(folder / f"p{patient}.dcm", picture(), f"Secret^{patient}")
+        segmentation(image, picture() > 0, "artery").save_as(folder / f"seg{patient}.dcm")
+        rows.append(f"p{patient}.dcm,seg{patient}.dcm")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    for order, number in ((("none", "artery", "vein"), 1), (("none", "vein", "artery"), 2)):
+        task = Task(kind="segmentation", label="vessels", classes=order)
+        assert open_hospital(folder, Data(image_size=24), task).test.labels.max() == number
+
+
+def test_an_image_file_is_the_mask_of_one_image(tmp_path: Path) -> None:
+    """Where labels.csv names studies, whose image it is of cannot be told."""
+    folder = tmp_path / "site"
+    rows = ["StudyInstanceUID,vessels"]
+    for patient in range(PATIENTS):
+        image = write(folder / f"p{patient}.dcm", picture(), PatientID=f"Secret^{patient}")
+        save(folder / f"p{patient}.png", picture() > 0)
+        rows.append(f"{image.StudyInstanceUID},p{patient}.png")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(DataError, match="12 mask does not fit"):
+        open_hospital(folder, Data(image_size=24), TASK)
+
+
+@pytest.mark.parametrize("cell", ["x" * 5000, "ring", "a\0b"])
+def test_a_cell_that_is_no_path_leaves_one_image_out(tmp_path: Path, cell: str) -> None:
+    """Too long, a link to itself, or with a NUL: whatever the file system says, the others stay."""
+    folder = hospital(tmp_path / "site")
+    (folder / "ring").symlink_to("ring")
+    assert inside(folder, cell) is None
+    if "\0" not in cell:
+        labels = folder / "labels.csv"
+        labels.write_text(labels.read_text().replace("masks/p5.png", cell))
+        refused = open_hospital(folder, Data(image_size=24), TASK).census.refused
+        assert refused["no mask"] == 1
+
+
+@pytest.mark.parametrize("values", [np.full((16, 24), -1, np.int32), np.zeros((4000, 4000), np.uint8)])
+def test_a_mask_is_checked_before_it_is_used(tmp_path: Path, values: NDArray[Any]) -> None:
+    """No class is negative; another size is seen in the header, before anything is decoded."""
+    write(tmp_path / "a.dcm", picture())
+    Image.fromarray(values).save(tmp_path / "mask.tiff")
+    with open_instance(tmp_path / "a.dcm") as instance, pytest.raises(Refused) as refused:
+        read_mask(tmp_path / "mask.tiff", instance, TASK.classes, size=24)
+    assert refused.value.reason == Reason.UNFITTING_MASK
+
+
+def test_a_jpeg_is_no_mask(tmp_path: Path) -> None:
+    """Its ringing would be foreground."""
+    write(tmp_path / "a.dcm", picture())
+    Image.fromarray(((picture() > 0) * 255).astype(np.uint8)).save(tmp_path / "mask.jpg")
+    with open_instance(tmp_path / "a.dcm") as instance, pytest.raises(Refused):
+        read_mask(tmp_path / "mask.jpg", instance, TASK.classes, size=24)

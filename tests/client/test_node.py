@@ -19,7 +19,7 @@ from client.enrol import join
 from client.fleet import LineError
 from client.home import Home
 from client.node import WAITING, Node, State, state_of
-from common import service
+from common import service, wire
 from tests.deploy.stage import until
 from tests.enrolling import Coordinator, coordinator, listening
 
@@ -155,3 +155,21 @@ def test_a_reply_outlives_the_line_that_breaks_under_it(
         with running(home):
             until(lambda: line.sent)
     assert [reply.has_error() for reply in line.sent] == [True]
+
+
+def test_an_unsent_reply_stays_where_the_policy_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was computed under another one; the coordinator hears that it is not allowed."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    line = BrokenLine()
+    monkeypatch.setattr(Node, "_line", lambda node: line)
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "home", port)
+        monkeypatch.setattr(Node, "_answer", lambda node, message: Message(RecordDict(), reply_to=message))
+        with running(home):
+            until(lambda: not line.breaks)
+            home.policy.write_text(home.policy.read_text().replace("max-rounds = 1000", "max-rounds = 10"))
+            until(lambda: line.sent)
+    assert [reply.error.code for reply in line.sent] == [wire.FORBIDDEN]

@@ -81,3 +81,15 @@ def test_the_file_is_read_anew_and_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is allowed without it"):
         policy_of(path)
     assert policy_of(None) == Policy()
+
+
+def test_an_older_file_allows_no_sums_over_columns(tmp_path: Path) -> None:
+    """Its hospital was never asked; one that says so allows them."""
+    path = tmp_path / "policy.toml"
+    old = "\n".join(line for line in guarded().splitlines() if not line.startswith("standardise"))
+    path.write_text(old)
+    config = load(None, ["data.standardise=federation"])
+    with pytest.raises(PolicyError, match="standardise"):
+        ask(policy_of(path), "train", config, column_sums=True)
+    path.write_text(guarded())
+    ask(policy_of(path), "train", config, column_sums=True)

@@ -167,3 +167,16 @@ def test_each_kind_leads_with_its_own_metric() -> None:
     assert load(None, ['task.kind="regression"']).metric == "mae"
     assert load(None, ['task.kind="multi-label"']).metric == "auroc"
     assert load(None, ['task.kind="regression"', "experiment.metric=r2"]).metric == "r2"
+
+
+def test_a_stray_pixel_of_another_class_changes_its_own_image_alone() -> None:
+    """Dice is over the task's classes, not over those that happen to occur."""
+    task = kind_of(Task(kind="segmentation", classes=("background", "artery", "vein")))
+    truth, predicted = np.zeros((6, 16, 16)), np.zeros((6, 16, 16))
+    truth[:, 4:8, 4:8] = 1
+    predicted[:, 4:8, 6:10] = 1
+    before = task.metrics(predicted, truth, np.eye(6))["dice"]
+    predicted[0, 0, 0] = 2
+    after = task.metrics(predicted, truth, np.eye(6))["dice"]
+    assert after[0] < before[0]
+    assert after[1:].tolist() == before[1:].tolist()
