@@ -134,9 +134,12 @@ def _write_images(
 def _mask(source: Source, row: Row, column: str, image: Picture) -> Image.Image:
     """Return an image's mask, freed of whatever else its file holds; raises Refused where it does not fit."""
     try:
-        mask = read_picture(source.path.parent / row.cells[column]).frame.values
+        picture = read_picture(source.path.parent / row.cells[column])
     except Refused as refused:
         raise Refused(f"{column}: {refused.reason}") from None
+    mask = picture.frame.values
+    if picture.history:
+        raise Refused(f"{column}: the mask is a JPEG, whose pixels are not exact; save it as PNG")
     if mask.shape != image.frame.values.shape[:2]:
         raise Refused(f"{column}: the mask must be one grey channel of the image's own size")
     return Image.fromarray(mask)
