@@ -95,6 +95,14 @@ def whole(path: Path, pixels: NDArray[np.uint16], patient: str = "P1") -> Datase
     )
 
 
+def labelled(folder: Path, rows: list[str]) -> Path:
+    """Give a hospital its labels, and a key, so that patients are always split alike."""
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    (folder / ".zamenis").mkdir()
+    (folder / ".zamenis" / "site.key").write_bytes(bytes(32))
+    return folder
+
+
 def hospital(folder: Path) -> Path:
     """Write a hospital of images with PNG masks that are the bright rectangles themselves."""
     rows = ["path,vessels"]
@@ -103,8 +111,7 @@ def hospital(folder: Path) -> Path:
         write(folder / f"p{patient}.dcm", pixels, PatientID=f"Secret^{patient}")
         save(folder / "masks" / f"p{patient}.png", (pixels > 0) * 255)
         rows.append(f"p{patient}.dcm,masks/p{patient}.png")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
-    return folder
+    return labelled(folder, rows)
 
 
 def test_a_mask_lies_where_its_image_does(tmp_path: Path) -> None:
@@ -216,7 +223,7 @@ def test_a_mask_belongs_to_its_classes(tmp_path: Path) -> None:
         image = whole(folder / f"p{patient}.dcm", picture(), f"Secret^{patient}")
         segmentation(image, picture() > 0, "artery").save_as(folder / f"seg{patient}.dcm")
         rows.append(f"p{patient}.dcm,seg{patient}.dcm")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    labelled(folder, rows)
     for order, number in ((("none", "artery", "vein"), 1), (("none", "vein", "artery"), 2)):
         task = Task(kind="segmentation", label="vessels", classes=order)
         assert open_hospital(folder, Data(image_size=24), task).test.labels.max() == number
@@ -230,7 +237,7 @@ def test_an_image_file_is_the_mask_of_one_image(tmp_path: Path) -> None:
         image = write(folder / f"p{patient}.dcm", picture(), PatientID=f"Secret^{patient}")
         save(folder / f"p{patient}.png", picture() > 0)
         rows.append(f"{image.StudyInstanceUID},p{patient}.png")
-    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    labelled(folder, rows)
     with pytest.raises(DataError, match="12 mask does not fit"):
         open_hospital(folder, Data(image_size=24), TASK)
 

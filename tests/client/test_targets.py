@@ -43,7 +43,8 @@ def test_a_label_is_a_target_or_a_reason(task: Task, cells: tuple[str, ...], fou
 
 def table(folder: Path, header: str, rows: list[str]) -> Path:
     """Write a table hospital with one feature."""
-    folder.mkdir()
+    (folder / ".zamenis").mkdir(parents=True)
+    (folder / ".zamenis" / "site.key").write_bytes(bytes(32))
     (folder / "schema.toml").write_text('numeric = ["x"]\n')
     (folder / "table.csv").write_text("\n".join([header, *rows]) + "\n")
     return folder

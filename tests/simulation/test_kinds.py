@@ -59,7 +59,8 @@ def tables(parent: Path, columns: list[str]) -> Path:
         age = 50 + 15 * features[:, 0] - 10 * features[:, 1] + chance.normal(size=80)
         findings = (features + 0.3 * chance.normal(size=(80, 2)) > 0).astype(int)
         folder = parent / f"site-{site}"
-        folder.mkdir(parents=True)
+        (folder / ".zamenis").mkdir(parents=True)
+        (folder / ".zamenis" / "site.key").write_bytes(bytes([site]) * 32)
         (folder / "schema.toml").write_text('numeric = ["a", "b"]\n')
         with (folder / "table.csv").open("w", newline="") as file:
             writer = csv.writer(file)
