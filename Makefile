@@ -31,7 +31,7 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 
 bench: .venv/.dev
-	@for file in engine aggregate secagg secure_round dicom flamby logistic metalearning deploy; do $(BIN)/python benchmarks/$$file.py $(BENCH) || exit 1; done
+	@for file in engine aggregate secagg secure_round dicom flamby logistic metalearning costs deploy; do $(BIN)/python benchmarks/$$file.py $(BENCH) || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,6 +10,7 @@ from torch import nn
 from common import heads, seeds
 from common.algorithms import ALGORITHMS
 from common.config import Config
+from common.errors import ConfigError
 from common.learner import Learner
 from common.models import build
 from common.tasks import kind_of
@@ -34,9 +35,18 @@ def learner_of_algorithm(
 
 
 def shared_weights(config: Config, algorithm: str, input_shape: tuple[int, ...]) -> Weights:
-    """Return what of an algorithm's initial weights crosses the wire; every training begins with it."""
+    """Return what of an algorithm's initial weights crosses the wire; every training begins with it.
+
+    Raises ConfigError where that is nothing: an algorithm without a head on a network that is but a head.
+    """
     learner = learner_of_algorithm(config, algorithm, input_shape, torch.device("cpu"))
-    return learner.shared(config.training_of(algorithm).normalisation)
+    shared = learner.shared(config.training_of(algorithm).normalisation)
+    if not shared:
+        raise ConfigError(
+            f"{algorithm} has nothing to learn or send: model.name {config.model.name} is a head alone, and "
+            "this algorithm shares none. Use a network with features of its own, e.g. mlp."
+        )
+    return shared
 
 
 def parameters_of(config: Config, algorithm: str, input_shape: tuple[int, ...]) -> int:

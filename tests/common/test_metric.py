@@ -17,8 +17,8 @@ from common.algorithms.protonet import score as by_prototype
 from common.algorithms.siamese import score as by_nearest
 from common.cases import Cases, Episode
 from common.config import load
-from common.errors import DataError
-from common.initialise import learner_of_algorithm
+from common.errors import ConfigError, DataError
+from common.initialise import learner_of_algorithm, shared_weights
 from common.inner_loop import InnerLoop
 from common.learner import Learner
 from common.models.full_context import FullContext
@@ -171,3 +171,12 @@ def test_a_class_without_a_case_is_said() -> None:
     alone = Episode(cases(0, [1, 1]), cases(1, [1]))
     with pytest.raises(DataError, match="single class"):
         method.local_update(mine, mine.weights(), [alone], training, seeds.generator(0))
+
+
+def test_what_has_nothing_to_learn_is_said() -> None:
+    """A linear model is a head alone, and two of them have none; the pair weights of the third remain."""
+    config = load(None, ['task.classes=["a", "b", "c"]', "model.name=linear"])
+    for name in ("protonet", "matching"):
+        with pytest.raises(ConfigError, match=f"{name} has nothing to learn"):
+            shared_weights(config, name, (2,))
+    assert sum(value.numel() for value in shared_weights(config, "siamese", (2,)).values()) == 2 + 1

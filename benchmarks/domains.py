@@ -1,0 +1,110 @@
+"""Writes hospitals of different domains, each with classes of its own: two of medicine, eight of handwriting.
+
+    python benchmarks/domains.py FOLDER [--data ../shared/data]
+
+`breast`: 780 ultrasound images of 3 classes (BUSI). `pneumonia`: 600 children's chest radiographs of 2
+classes, drawn at random from the reconstructed PneumoniaMNIST. Every alphabet of Omniglot's two small
+background sets: its characters are the classes, 20 drawings each. Every image counts as a patient's. Of a
+character, people 1 to 10 are on the adaptation side and 11 to 20 on the test side; the hospitals' patients
+are split at random. Omniglot's own names are kept: `character07` is another one in each alphabet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from omniglot import ARCHIVES, DEFAULT
+from PIL import Image
+
+from simulation.sites import import_images
+
+BREAST = ("no lesion", "benign", "malignant")
+PNEUMONIA = ("no pneumonia", "pneumonia")
+RADIOGRAPHS = 600
+"""Radiographs that are drawn, so that one domain is about as large as the next."""
+LEARNED = 10
+"""People whose drawings are on the adaptation side."""
+Row = dict[str, str]
+
+
+def breast(data: Path, folder: Path) -> Iterator[Row]:
+    """Write the ultrasound images into `folder`; yield their rows."""
+    with np.load(data / "breast_ultrasound_64" / "busi_64_gray.npz", allow_pickle=False) as stored:
+        for number, (image, label) in enumerate(zip(stored["images"], stored["label"], strict=True)):
+            yield _row(folder, "breast", f"{number:04}", Image.fromarray(image), BREAST[label])
+
+
+def pneumonia(data: Path, folder: Path) -> Iterator[Row]:
+    """Write some radiographs of all three of the collection's sides into `folder`; yield their rows."""
+    sides = ("train", "val", "test")
+    with np.load(data / "pneumonia_28" / "pneumonia_28.npz", allow_pickle=False) as stored:
+        images = np.concatenate([stored[f"{side}_images"] for side in sides])
+        labels = np.concatenate([stored[f"{side}_labels"] for side in sides])[:, 0]
+    for place in sorted(np.random.default_rng(0).permutation(len(images))[:RADIOGRAPHS]):
+        image = Image.fromarray(images[place])
+        yield _row(folder, "pneumonia", f"{place:04}", image, PNEUMONIA[labels[place]])
+
+
+def alphabets(data: Path, folder: Path) -> Iterator[Row]:
+    """Write the drawings, white on black as a radiograph is, into `folder`; yield their rows.
+
+    One alphabet is in both archives, drawing for drawing.
+    """
+    seen: set[str] = set()
+    for archive in ARCHIVES:
+        with zipfile.ZipFile(data / "omniglot_small" / archive) as file:
+            for name in sorted(file.namelist()):
+                _, _, inside = name.partition("/")
+                if not name.endswith(".png") or inside in seen:
+                    continue
+                seen.add(inside)
+                alphabet, character, drawing = inside.split("/")
+                with file.open(name) as opened, Image.open(opened) as image:
+                    ink = image.convert("L").point(lambda value: 255 - value)
+                person = int(Path(drawing).stem.rpartition("_")[2])
+                side = "adaptation" if person <= LEARNED else "test"
+                site = alphabet.partition("_(")[0].lower().replace("_", "-")
+                yield _row(folder, site, f"{character}-{person:02}", ink, character) | {"split": side}
+
+
+def _row(folder: Path, site: str, name: str, image: Image.Image, label: str) -> Row:
+    file = f"{site}-{name}.png"
+    image.save(folder / file)
+    return {"image": file, "site": site, "finding": label, "split": ""}
+
+
+def main() -> None:
+    """Write the hospitals and name them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the hospitals' folders go")
+    parser.add_argument("--data", type=Path, default=DEFAULT.parent, help="folder of the three collections")
+    given = parser.parse_args()
+    if not given.data.is_dir():
+        parser.error(f"{given.data} is not there; name the folder of the three collections with --data")
+    source = given.folder.with_name(f"{given.folder.name}-images")
+    source.mkdir(parents=True)
+    rows = [row for domain in (breast, pneumonia, alphabets) for row in domain(given.data, source)]
+    with (source / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    written = import_images(
+        source / "table.csv",
+        given.folder,
+        path_column="image",
+        site_column="site",
+        label_columns=["finding", "split"],
+        patient_column=None,
+        seed=0,
+    )
+    for hospital in written:
+        print(hospital)
+
+
+if __name__ == "__main__":
+    main()
