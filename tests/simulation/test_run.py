@@ -147,6 +147,7 @@ def test_the_number_of_workers_decides_speed_alone(
 def started(out: Path, hospitals: Path, *over: str) -> subprocess.Popen[str]:
     """Return a run in a process of its own, as a person starts one."""
     code = "from simulation.cli import main; main()"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments(out, hospitals, *over)],
         cwd=ROOT,
