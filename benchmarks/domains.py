@@ -23,6 +23,9 @@ from PIL import Image
 
 from simulation.sites import import_images
 
+ULTRASOUND = Path("breast_ultrasound_64", "busi_64_gray.npz")
+CHESTS = Path("pneumonia_28", "pneumonia_28.npz")
+DRAWINGS = [Path("omniglot_small", archive) for archive in ARCHIVES]
 BREAST = ("no lesion", "benign", "malignant")
 PNEUMONIA = ("no pneumonia", "pneumonia")
 RADIOGRAPHS = 600
@@ -34,7 +37,7 @@ Row = dict[str, str]
 
 def breast(data: Path, folder: Path) -> Iterator[Row]:
     """Write the ultrasound images into `folder`; yield their rows."""
-    with np.load(data / "breast_ultrasound_64" / "busi_64_gray.npz", allow_pickle=False) as stored:
+    with np.load(data / ULTRASOUND, allow_pickle=False) as stored:
         for number, (image, label) in enumerate(zip(stored["images"], stored["label"], strict=True)):
             yield _row(folder, "breast", f"{number:04}", Image.fromarray(image), BREAST[label])
 
@@ -42,7 +45,7 @@ def breast(data: Path, folder: Path) -> Iterator[Row]:
 def pneumonia(data: Path, folder: Path) -> Iterator[Row]:
     """Write some radiographs of all three of the collection's sides into `folder`; yield their rows."""
     sides = ("train", "val", "test")
-    with np.load(data / "pneumonia_28" / "pneumonia_28.npz", allow_pickle=False) as stored:
+    with np.load(data / CHESTS, allow_pickle=False) as stored:
         images = np.concatenate([stored[f"{side}_images"] for side in sides])
         labels = np.concatenate([stored[f"{side}_labels"] for side in sides])[:, 0]
     for place in sorted(np.random.default_rng(0).permutation(len(images))[:RADIOGRAPHS]):
@@ -56,8 +59,8 @@ def alphabets(data: Path, folder: Path) -> Iterator[Row]:
     One alphabet is in both archives, drawing for drawing.
     """
     seen: set[str] = set()
-    for archive in ARCHIVES:
-        with zipfile.ZipFile(data / "omniglot_small" / archive) as file:
+    for archive in DRAWINGS:
+        with zipfile.ZipFile(data / archive) as file:
             for name in sorted(file.namelist()):
                 _, _, inside = name.partition("/")
                 if not name.endswith(".png") or inside in seen:
@@ -84,8 +87,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the hospitals' folders go")
     parser.add_argument("--data", type=Path, default=DEFAULT.parent, help="folder of the three collections")
     given = parser.parse_args()
-    if not given.data.is_dir():
-        parser.error(f"{given.data} is not there; name the folder of the three collections with --data")
+    for file in (ULTRASOUND, CHESTS, *DRAWINGS):
+        if not (given.data / file).is_file():
+            parser.error(f"{given.data / file} is not there; name the folder of the collections with --data")
     source = given.folder.with_name(f"{given.folder.name}-images")
     source.mkdir(parents=True)
     rows = [row for domain in (breast, pneumonia, alphabets) for row in domain(given.data, source)]
