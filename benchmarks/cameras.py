@@ -10,7 +10,6 @@ camera to camera: colour balance, gamma, focus, vignetting, noise and field of v
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-
-from simulation.sites import import_images
+from tree import plant
 
 LEARNED = 8
 """Children of the adaptation side."""
@@ -95,22 +93,7 @@ def main() -> None:
         parser.error(f"{given.data} is not there; name CHASE_DB1 with --data")
     source = given.folder.with_name(f"{given.folder.name}-photographs")
     rows = list(photographs(given.data, source))
-    with (source / "table.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    written = import_images(
-        source / "table.csv",
-        given.folder,
-        path_column="image",
-        site_column="site",
-        label_columns=["split"],
-        mask_columns=["vessels"],
-        patient_column="child",
-        seed=0,
-    )
-    for hospital in written:
-        print(hospital)
+    plant(rows, source, given.folder, labels=["split"], masks=["vessels"], patient="child")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ are split at random. Omniglot's own names are kept: `character07` is another one
 from __future__ import annotations
 
 import argparse
-import csv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,7 @@ from pathlib import Path
 import numpy as np
 from omniglot import ARCHIVES, DEFAULT
 from PIL import Image
-
-from simulation.sites import import_images
+from tree import plant
 
 ULTRASOUND = Path("breast_ultrasound_64", "busi_64_gray.npz")
 CHESTS = Path("pneumonia_28", "pneumonia_28.npz")
@@ -93,21 +91,7 @@ def main() -> None:
     source = given.folder.with_name(f"{given.folder.name}-images")
     source.mkdir(parents=True)
     rows = [row for domain in (breast, pneumonia, alphabets) for row in domain(given.data, source)]
-    with (source / "table.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    written = import_images(
-        source / "table.csv",
-        given.folder,
-        path_column="image",
-        site_column="site",
-        label_columns=["finding", "split"],
-        patient_column=None,
-        seed=0,
-    )
-    for hospital in written:
-        print(hospital)
+    plant(rows, source, given.folder, labels=["finding", "split"])
 
 
 if __name__ == "__main__":

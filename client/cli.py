@@ -72,14 +72,13 @@ def register(
     from client.registration import register as take
 
     home = Home.load(directory)
-    named = [name.strip() for name in classes.split(",") if name.strip()]
     with ConsoleProgress() as progress:
         done = take(
             home,
             folder,
             label=label,
             kind=task,
-            classes=named,
+            classes=terminal.listed(classes),
             labels=labels,
             state=state,
             image_size=image_size,

@@ -42,6 +42,11 @@ class Question:
     replicates: int
     purpose: str
 
+    @property
+    def adapts(self) -> bool:
+        """Whether phi is to be adapted at all."""
+        return bool(self.shot and self.recipe)
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -72,7 +77,7 @@ class Judge:
         if reason:
             return wire.Judgement({}, {}, 0.0, 0.0, left_out=reason)
         unadapted = self._unadapted()
-        if not (question.shot and question.recipe):
+        if not question.adapts:
             assert unadapted is not None  # noqa: S101 - nobody asks those that cannot for it
             return self._judged(*self._score([unadapted], question.replicates))
         shares: list[float] = []
@@ -105,7 +110,7 @@ class Judge:
     def predict(self, question: Question, draw: int) -> Scored:
         """Return one draw's predictions, adapted where the question says so."""
         unadapted = self._unadapted()
-        if unadapted is not None and not (question.shot and question.recipe):
+        if unadapted is not None and not question.adapts:
             return unadapted
         scored, _ = self._adapt_and_predict(question, draw, unadapted)
         return scored

@@ -113,9 +113,8 @@ def _picture(path: Path, image: Instance, classes: int) -> NDArray[np.int64]:
         with Picture.open(path, formats=FORMATS) as picture:
             if picture.mode not in GREY:
                 raise refuse(Reason.UNFITTING_MASK, "Save the mask as one grey channel.")
-            if (
-                picture.size != image.shape[::-1]
-            ):  # before a pixel is decoded: a small file may hold a huge image
+            # Before a pixel is decoded: a small file may hold a huge image.
+            if picture.size != image.shape[::-1]:
                 raise refuse(Reason.UNFITTING_MASK)
             values = np.asarray(picture).astype(np.int64)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Picture.DecompressionBombError):
@@ -130,7 +129,7 @@ def _segmentation(path: Path, image: Instance, classes: tuple[str, ...]) -> NDAr
     logger = logging.getLogger("highdicom")
     logger.setLevel(logging.CRITICAL)  # it quotes what a file holds
     try:
-        _check_size(path, image, classes)
+        _check_size(path, image)
         segments = highdicom.seg.segread(path)
         if image.SOPInstanceUID not in {instance for *_, instance in segments.get_source_image_uids()}:
             raise refuse(Reason.UNFITTING_MASK, ANOTHERS)
@@ -152,7 +151,7 @@ def _segmentation(path: Path, image: Instance, classes: tuple[str, ...]) -> NDAr
     return values
 
 
-def _check_size(path: Path, image: Instance, classes: tuple[str, ...]) -> None:
+def _check_size(path: Path, image: Instance) -> None:
     """Raise Refused for a segmentation of another size than the image's, before its pixels are in memory."""
     if read_file_meta_info(path).TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
         raise refuse(Reason.UNFITTING_MASK, "Save the segmentation without deflating it.")

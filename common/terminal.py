@@ -51,6 +51,11 @@ def run(app: typer.Typer, *, interrupted: str) -> None:
         raise
 
 
+def listed(text: str) -> list[str]:
+    """Return the names of a list with commas."""
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print aligned columns; no line is broken, so that what stands in a cell can be copied whole."""
     lines = [header, *rows]

@@ -19,6 +19,10 @@ from common.terminal import ConsoleProgress, console
 
 DEMO = Path(__file__).with_name("demo.toml")
 """The demonstration's configuration."""
+Hospitals = Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")]
+SiteColumn = Annotated[str, typer.Option(help="Column with the hospital.")]
+PatientColumn = Annotated[str | None, typer.Option(help="Column with the patient; without it, one each.")]
+SplitSeed = Annotated[int, typer.Option(min=0, help="Decides each hospital's patient split.")]
 
 app = terminal.command_line(
     "Meta-learn across hospitals on this machine. Without a command: the demonstration."
@@ -149,7 +153,7 @@ def attack(
 
 @app.command()
 def phantoms(
-    folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
+    folder: Hospitals,
     sites: Annotated[int, typer.Option(help="How many hospitals.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
     patients: Annotated[int | None, typer.Option(help="Patients per hospital.")] = None,
@@ -170,19 +174,17 @@ def phantoms(
 @app.command("import-images")
 def import_images(
     table: Annotated[Path, typer.Argument(help="CSV with one row per image.")],
-    folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
+    folder: Hospitals,
     path_column: Annotated[str, typer.Option(help="Column with the image's path, relative to the CSV.")],
-    site_column: Annotated[str, typer.Option(help="Column with the hospital.")],
+    site_column: SiteColumn,
     label_column: Annotated[
         list[str] | None, typer.Option(help="Column with a label; may be repeated.")
     ] = None,
     mask_column: Annotated[
         list[str] | None, typer.Option(help="Column with the path of a mask's image; may be repeated.")
     ] = None,
-    patient_column: Annotated[
-        str | None, typer.Option(help="Column with the patient; without it, one each.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides each hospital's patient split.")] = 0,
+    patient_column: PatientColumn = None,
+    seed: SplitSeed = 0,
 ) -> None:
     """Turn an image folder and its CSV into one DICOM tree per hospital."""
     from simulation import sites
@@ -207,8 +209,8 @@ def import_images(
 @app.command("import-table")
 def import_table(
     table: Annotated[Path, typer.Argument(help="CSV with one row per case.")],
-    folder: Annotated[Path, typer.Argument(help="Where the hospitals' folders go.")],
-    site_column: Annotated[str, typer.Option(help="Column with the hospital.")],
+    folder: Hospitals,
+    site_column: SiteColumn,
     label_column: Annotated[str, typer.Option(help="Column with the label.")],
     numeric: Annotated[
         list[str] | None, typer.Option(help="Numeric column; may be repeated; none: all.")
@@ -220,9 +222,7 @@ def import_table(
         list[str] | None, typer.Option(metavar="COLUMN=CODE", help="Code for not measured, e.g. chol=0.")
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.")] = None,
-    patient_column: Annotated[
-        str | None, typer.Option(help="Column with the patient; without it, one each.")
-    ] = None,
+    patient_column: PatientColumn = None,
     split_column: Annotated[
         str | None, typer.Option(help="Column that says adaptation (train) or test.")
     ] = None,
@@ -235,7 +235,7 @@ def import_table(
     ] = None,
     join: Annotated[Path | None, typer.Option(help="Another CSV, whose columns are added.")] = None,
     on: Annotated[str | None, typer.Option(help="Column that both files have, to join them by.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides each hospital's patient split.")] = 0,
+    seed: SplitSeed = 0,
 ) -> None:
     """Turn a CSV with a hospital column into one table per hospital."""
     from simulation import sites
@@ -288,7 +288,7 @@ def import_molecules(
         table,
         folder,
         smiles_column=smiles_column,
-        assays=[name.strip() for name in assays.split(",") if name.strip()],
+        assays=terminal.listed(assays),
         id_column=id_column,
         fingerprint=molecules.Fingerprint(bits, radius),
         seed=seed,

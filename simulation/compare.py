@@ -18,12 +18,13 @@ from rich.text import Text
 from common.algorithms import ALGORITHMS
 from common.config import Config
 from common.tasks import LOWER_IS_BETTER, TITLES
+from common.terminal import listed
 from simulation.run import hospitals_in
 
 
 def overrides(algorithms: str) -> list[str]:
     """Return the setting that names the algorithms of a list with commas."""
-    names = [name.strip() for name in algorithms.split(",") if name.strip()]
+    names = listed(algorithms)
     return [f"experiment.algorithms={str(names).replace(chr(39), chr(34))}"]
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from client.few_shot import Question
@@ -23,6 +22,9 @@ from common.config import Config
 from server.experiment.conduct import Outcome
 from server.experiment.plan import Cell, Plan
 from server.report.page import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SHOWN = 4
 """Images of each hospital."""
@@ -61,6 +63,8 @@ def example_masks(config: Config, outcome: Outcome, nodes: Sequence[NodeConfig])
 
 def _drawn(test: Cases, masks: Tensor) -> bytes:
     """Return a PNG of test images side by side with both outlines."""
+    from matplotlib.figure import Figure  # as in server.report.plots: it takes a second
+
     count = len(masks)
     figure = Figure(figsize=(INCHES * count, INCHES), dpi=110)
     axes = figure.subplots(1, count, squeeze=False)[0]

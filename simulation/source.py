@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import difflib
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client import tables
 from common.errors import DataError
 from simulation.hospital import check_sites, write_csv
 
@@ -119,10 +119,5 @@ def read_source(path: Path) -> Source:
 
 def number(cell: str) -> float | int | None:
     """Return a cell as a finite number, whole where it is written so; None where it is none."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    if not math.isfinite(value):
-        return None
-    return int(cell) if cell.lstrip("+-").isdecimal() else value
+    value = tables.number(cell)
+    return int(cell) if value is not None and cell.lstrip("+-").isdecimal() else value

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.sections import Task
+from common.tasks.means import mean_of_known
 from common.tasks.task import TaskKind
 
 CALIBRATION_BINS = 10
@@ -128,11 +129,3 @@ def calibration_error(
     member = np.eye(CALIBRATION_BINS)[bins]
     gap: NDArray[np.float64] = np.abs((weights * (confidence - hit)) @ member).sum(1) / weights.sum(1)
     return gap
-
-
-def mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the last axis of what is not NaN; NaN where nothing is known."""
-    known = ~np.isnan(values)
-    count = known.sum(-1)
-    mean: NDArray[np.float64] = np.where(known, values, 0.0).sum(-1) / np.where(count, count, np.nan)
-    return mean

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from common.sections import Task
 from common.tasks import classification
-from common.tasks.classification import mean_of_known
+from common.tasks.means import mean_of_known
 from common.tasks.task import Metrics, TaskKind
 
 UNKNOWN = -1

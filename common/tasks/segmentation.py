@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.sections import Task
-from common.tasks.classification import mean_of_known, outputs
+from common.tasks.classification import outputs
+from common.tasks.means import mean_of_known, weighted_mean_of_known
 from common.tasks.task import Metrics, TaskKind
 
 TITLES = {"dice": "Dice", "hd95": "HD95 in pixels"}
@@ -78,7 +79,7 @@ def metrics(
 
     """
     found = [_of_image(one, truth, classes) for one, truth in zip(predicted, labels, strict=True)]
-    return {name: _mean(np.array([one[name] for one in found]), weights) for name in TITLES}
+    return {name: weighted_mean_of_known(np.array([one[name] for one in found]), weights) for name in TITLES}
 
 
 def _of_image(predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> dict[str, float]:
@@ -104,11 +105,3 @@ def _of_image(predicted: NDArray[Any], truth: NDArray[Any], classes: int) -> dic
 def _one_hot(mask: NDArray[Any], classes: int) -> Float[Tensor, "1 klass height width"]:
     places = torch.from_numpy(np.ascontiguousarray(mask)).long()
     return functional.one_hot(places, classes).permute(2, 0, 1)[None].float()
-
-
-def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weighted mean of what is known, by replicate; NaN where nothing is."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean: NDArray[np.float64] = weights[:, known] @ values[known] / weights[:, known].sum(1)
-    return mean

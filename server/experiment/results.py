@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from common import heads
 from common.algorithms import ALGORITHMS
 from common.config import Config
-from common.tasks.classification import mean_of_known
+from common.tasks.means import mean_of_known
 from common.wire import Judgement
 from server.app import MetaTrained
 from server.experiment.conduct import Outcome
@@ -75,7 +75,7 @@ def rows(answers: Answers, lower_is_better: frozenset[str]) -> list[dict[str, An
     found = []
     for cell, answer in answers.items():
         for metric, values in answer.draws.items():
-            if np.isnan(values).any() or np.isnan(answer.replicates[metric]).all():
+            if not _known(values, answer.replicates[metric]):
                 continue
             low, high = _interval(answer.replicates[metric])
             worst = values.max() if metric in lower_is_better else values.min()
@@ -100,10 +100,9 @@ def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
         base = answers[replace(cell, algorithm=reference)]
         if cell.algorithm == reference or base.left_out:
             continue
-        for metric, values in answer.draws.items():
-            gain = base.draws[metric].mean() - values.mean()
-            spread = base.replicates[metric] - answer.replicates[metric]
-            if np.isnan(gain) or np.isnan(spread).all():
+        for metric in answer.draws:
+            gain, spread = _gain(base, answer, metric)
+            if not _known(gain, spread):
                 continue
             low, high = _interval(spread)
             found.append(
@@ -111,7 +110,7 @@ def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
                     **asdict(cell),
                     "reference": reference,
                     "metric": metric,
-                    "mean": float(gain),
+                    "mean": gain,
                     "ci_low": low,
                     "ci_high": high,
                 }
@@ -130,9 +129,8 @@ def mean_differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
         if cell.algorithm == reference:
             continue
         for metric in answer.draws.keys() & base.draws.keys():
-            gain = float(base.draws[metric].mean() - answer.draws[metric].mean())
-            spread = base.replicates[metric] - answer.replicates[metric]
-            if not (np.isnan(gain) or np.isnan(spread).all()):
+            gain, spread = _gain(base, answer, metric)
+            if _known(gain, spread):
                 pairs.setdefault((cell.algorithm, cell.shot, metric), []).append((gain, spread))
     found = []
     for (algorithm, shot, metric), gains in pairs.items():
@@ -150,6 +148,17 @@ def mean_differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda row: (row["algorithm"], row["shot"], row["metric"]))
+
+
+def _gain(base: Judgement, answer: Judgement, metric: str) -> tuple[float, NDArray[np.float64]]:
+    """Return by how much a metric of `base` is above `answer`'s, and the same by replicate."""
+    gain = base.draws[metric].mean() - answer.draws[metric].mean()
+    return float(gain), base.replicates[metric] - answer.replicates[metric]
+
+
+def _known(values: float | NDArray[np.float64], replicates: NDArray[np.float64]) -> bool:
+    """Return whether a figure, and an interval around it, are defined."""
+    return not (np.isnan(values).any() or np.isnan(replicates).all())
 
 
 def _gradient_steps(config: Config, trained: Mapping[Training, MetaTrained]) -> dict[str, int]:

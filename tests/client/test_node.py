@@ -142,18 +142,23 @@ class BrokenLine:
         return True
 
 
-def test_a_reply_outlives_the_line_that_breaks_under_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was computed is sent over the next line: a message is handed out only once."""
+@contextmanager
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Home, BrokenLine]]:
+    """Yield a hospital that joined, and the line that its node will have."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
     line = BrokenLine()
     monkeypatch.setattr(Node, "_line", lambda node: line)
     there = coordinator(tmp_path / "demo")
     with online(there, time.time) as port:
-        home = joined(there, tmp_path / "home", port)
-        with running(home):
-            until(lambda: line.sent)
+        yield joined(there, tmp_path / "home", port), line
+
+
+def test_a_reply_outlives_the_line_that_breaks_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was computed is sent over the next line: a message is handed out only once."""
+    with broken(tmp_path, monkeypatch) as (home, line), running(home):
+        until(lambda: line.sent)
     assert [reply.has_error() for reply in line.sent] == [True]
 
 
@@ -161,15 +166,9 @@ def test_an_unsent_reply_stays_where_the_policy_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was computed under another one; the coordinator hears that it is not allowed."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-    line = BrokenLine()
-    monkeypatch.setattr(Node, "_line", lambda node: line)
-    there = coordinator(tmp_path / "demo")
-    with online(there, time.time) as port:
-        home = joined(there, tmp_path / "home", port)
-        monkeypatch.setattr(Node, "_answer", lambda node, message: Message(RecordDict(), reply_to=message))
-        with running(home):
-            until(lambda: not line.breaks)
-            home.policy.write_text(home.policy.read_text().replace("max-rounds = 1000", "max-rounds = 10"))
-            until(lambda: line.sent)
+    monkeypatch.setattr(Node, "_answer", lambda node, message: Message(RecordDict(), reply_to=message))
+    with broken(tmp_path, monkeypatch) as (home, line), running(home):
+        until(lambda: not line.breaks)
+        home.policy.write_text(home.policy.read_text().replace("max-rounds = 1000", "max-rounds = 10"))
+        until(lambda: line.sent)
     assert [reply.error.code for reply in line.sent] == [wire.FORBIDDEN]
