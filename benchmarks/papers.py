@@ -1,6 +1,6 @@
 """Four algorithms as their papers have them, in plain autograd and contiguous memory, with no economies.
 
-The references of benchmarks/metalearning.py: each returns phi after one outer step on some episodes.
+The references of benchmarks/metalearning.py: each returns the delta of one outer step on some episodes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,38 @@ from common.sections import Training
 from common.weights import Weights
 
 
+class Adam:
+    """Adam without momentum, equation by equation (arXiv 1412.6980, algorithm 1 with beta1 = 0)."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.second: dict[str, Tensor] = {}
+
+    def step(self, here: Weights, loss: Tensor, lr: float) -> Weights:
+        """Return the weights after one step down the gradient of `loss`."""
+        found = dict(zip(here, torch.autograd.grad(loss, list(here.values())), strict=True))
+        self.steps += 1
+        moved = {}
+        for name, gradient in found.items():
+            before = self.second.get(name, torch.zeros_like(gradient))
+            self.second[name] = 0.999 * before + 0.001 * gradient**2
+            unbiased = self.second[name] / (1 - 0.999**self.steps)
+            moved[name] = here[name].detach() - lr * gradient / (unbiased.sqrt() + 1e-8)
+        return {name: value.requires_grad_() for name, value in moved.items()}
+
+
 def loss(network: nn.Module, weights: Weights, cases: Cases) -> Tensor:
     """Return the mean cross-entropy under `weights`."""
     return nn.functional.cross_entropy(functional_call(network, weights, (cases.inputs,)), cases.labels)
 
 
 def maml(
-    network: nn.Module, phi: Weights, episodes: Sequence[Episode], training: Training, _: torch.Generator
+    network: nn.Module,
+    phi: Weights,
+    episodes: Sequence[Episode],
+    training: Training,
+    _generator: torch.Generator,
+    _adam: Adam,
 ) -> Weights:
     """Return minus the mean gradient: of the query loss through k steps, or after them (first order)."""
     start = {name: value.clone().requires_grad_() for name, value in phi.items()}
@@ -51,37 +76,39 @@ def reptile(
     episodes: Sequence[Episode],
     training: Training,
     generator: torch.Generator,
+    adam: Adam,
 ) -> Weights:
-    """Return the mean of phi_tilde - phi, phi_tilde after k steps of Adam without momentum."""
+    """Return the mean of phi_tilde - phi, phi_tilde after k steps of an Adam that is never reset."""
     total = {name: torch.zeros_like(value) for name, value in phi.items()}
     for episode in episodes:
         here = {name: value.clone().requires_grad_() for name, value in phi.items()}
-        optimizer = torch.optim.Adam(here.values(), training.inner_lr, betas=(0.0, 0.999))
         size, steps = training.batch_size, training.inner_steps
         for chosen in minibatches(len(episode.support), size, steps, generator):
-            optimizer.zero_grad()
-            loss(network, here, episode.support.at(chosen)).backward()
-            optimizer.step()
+            here = adam.step(here, loss(network, here, episode.support.at(chosen)), training.inner_lr)
         total = {name: total[name] + here[name].detach() - phi[name] for name in phi}
     return {name: value / len(episodes) for name, value in total.items()}
 
 
 def protonet(
-    network: nn.Module, phi: Weights, episodes: Sequence[Episode], training: Training, _: torch.Generator
+    network: nn.Module,
+    phi: Weights,
+    episodes: Sequence[Episode],
+    training: Training,
+    _generator: torch.Generator,
+    adam: Adam,
 ) -> Weights:
-    """Return phi_tilde - phi after one step of Adam without momentum per episode."""
+    """Return phi_tilde - phi after one step per episode of an Adam that is never reset."""
     here = {name: value.clone().requires_grad_() for name, value in phi.items()}
-    optimizer = torch.optim.Adam(here.values(), training.inner_lr, betas=(0.0, 0.999))
     for episode in episodes:
-        optimizer.zero_grad()
         support, query = (
             functional_call(network, here, (s.inputs,)) for s in (episode.support, episode.query)
         )
         ways = range(int(episode.support.labels.max()) + 1)
         prototypes = torch.stack([support[episode.support.labels == way].mean(0) for way in ways])
         distances = torch.cdist(query, prototypes) ** 2
-        nn.functional.cross_entropy(-distances, episode.query.labels).backward()
-        optimizer.step()
+        here = adam.step(
+            here, nn.functional.cross_entropy(-distances, episode.query.labels), training.inner_lr
+        )
     return {name: here[name].detach() - phi[name] for name in phi}
 
 

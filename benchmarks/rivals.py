@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import torch
 from omniglot import SIZE, Characters
-from papers import PAPERS
+from papers import PAPERS, Adam
 from torch import nn
 
 from common.algorithms import ALGORITHMS
@@ -17,6 +17,7 @@ from common.config import Config, load
 from common.initialise import learner_of_algorithm
 from common.inner_loop import InnerLoop
 from common.learner import Learner
+from common.optimizer import Memory
 from common.weights import Weights
 
 CPU = torch.device("cpu")
@@ -49,11 +50,12 @@ class Setting:
         return [data.episode(self.way, self.shot, self.query, generator) for _ in range(self.episodes)]
 
 
+ADAM = ("inner-optimizer=adam-kept", "inner-lr=0.001")
 PLAIN = ("inner-lr=0.4", "inner-steps=1", "batch-size=0")
 FINE = InnerLoop(3, 0.4)
 SETTINGS = {
     "reptile": Setting(
-        ("inner-lr=0.001", "inner-steps=5", "batch-size=10"),
+        (*ADAM, "inner-steps=5", "batch-size=10"),
         WAY,
         10,
         1,
@@ -63,7 +65,7 @@ SETTINGS = {
     ),
     "fomaml": Setting(PLAIN, WAY, 1, 15, 4, 3000, FINE),
     "maml": Setting(PLAIN, WAY, 1, 15, 4, 3000, FINE),
-    "protonet": Setting(("inner-lr=0.001",), 20, 5, 5, 10, 80, FINE),
+    "protonet": Setting(ADAM, 20, 5, 5, 10, 80, FINE),
 }
 
 
@@ -71,7 +73,8 @@ def ours(algorithm: str, learner: Learner, config: Config) -> Step:
     """Return what a site computes."""
     update, training = ALGORITHMS[algorithm].local_update, config.training_of(algorithm)
     assert update is not None
-    return lambda phi, episodes, generator: update(learner, phi, episodes, training, generator).delta
+    memory: Memory = {}
+    return lambda phi, episodes, generator: update(learner, phi, episodes, training, generator, memory).delta
 
 
 def as_drawn(learner: Learner) -> nn.Module:
@@ -85,9 +88,9 @@ def as_drawn(learner: Learner) -> nn.Module:
 
 def by_the_paper(algorithm: str, learner: Learner, config: Config) -> Step:
     """Return the reference."""
-    network = as_drawn(learner)
-    training = config.training_of(algorithm)
-    return lambda phi, episodes, generator: PAPERS[algorithm](network, phi, episodes, training, generator)
+    network, adam = as_drawn(learner), Adam()
+    training, step = config.training_of(algorithm), PAPERS[algorithm]
+    return lambda phi, episodes, generator: step(network, phi, episodes, training, generator, adam)
 
 
 def by_learn2learn(algorithm: str, learner: Learner, config: Config) -> Step:

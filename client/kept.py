@@ -1,4 +1,4 @@
-"""What of a network never leaves the hospital: its own normalisation, kept from round to round on its disk.
+"""What of a training never leaves the hospital: its own normalisation, and what its optimiser remembers.
 
 The last two rounds are kept, each in a small file in the hospital's state folder. A run that is resumed
 repeats at most one round, and finds there what the round before left.
@@ -42,8 +42,8 @@ class Kept:
                 )
         except (SafetensorError, OSError) as error:
             raise DataError(
-                "this hospital's own normalisation is damaged; delete the folder kept of its state, and "
-                "begin the meta-training anew."
+                "what this hospital keeps of a meta-training is damaged; delete the folder kept of its "
+                "state, and begin the meta-training anew."
             ) from error
         return {}
 

@@ -19,7 +19,7 @@ from common.algorithms.algorithm import clipped
 from common.cases import Cases
 from common.config import Config
 from common.errors import DataError, WireError
-from common.learner import Learner
+from common.learner import Learner, on_cpu
 from common.sections import Training
 from common.weights import Weights
 
@@ -45,12 +45,14 @@ class Part:
         generator = seeds.generator(self.config.seed, "train", self.hospital.name, server_round)
         tasks = episodes(lesson.cases, lesson.strata, training, generator, halves=algorithm.queries)
         learner = self._learner(0 if training.head == "shared" else training.way or len(lesson.classes))
-        kept = Kept(self.node.own_state, run) if training.normalisation == "local" else None
-        begun = {**learner.initial, **(kept.before(server_round) if kept else {}), **phi}
-        update = algorithm.local_update(learner, begun, tasks, training, generator)
+        kept = Kept(self.node.own_state, run) if training.keeps else None
+        memory = kept.before(server_round) if kept else {}
+        own = [name for name in learner.normalisation() if name not in phi]
+        begun = {**learner.initial, **{name: memory.pop(name) for name in own if name in memory}, **phi}
+        update = algorithm.local_update(learner, begun, tasks, training, generator, memory)
         if kept:
-            stays = {name: begun[name] + update.delta[name] for name in learner.normalisation()}
-            kept.keep(stays, server_round)
+            stays = {name: begun[name] + update.delta[name] for name in own}
+            kept.keep(on_cpu(stays | memory), server_round)
         delta = clipped(weights.pack({name: update.delta[name] for name in phi}), training)
         return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases))
 

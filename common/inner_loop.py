@@ -5,7 +5,7 @@ The same loop trains a site in a round and adapts phi to a new hospital's K case
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.cases import Cases
 from common.learner import Learner
+from common.optimizer import Memory, optimizer_of
 from common.weights import Weights
 
 
@@ -33,18 +34,20 @@ class InnerLoop:
 
 
 def inner_loop(
-    learner: Learner, phi: Weights, cases: Cases, settings: InnerLoop, generator: torch.Generator
+    learner: Learner,
+    phi: Weights,
+    cases: Cases,
+    settings: InnerLoop,
+    generator: torch.Generator,
+    memory: Memory | None = None,
 ) -> tuple[Weights, float]:
-    """Return phi_tilde and the mean training loss over the steps (nats).
-
-    Adam starts afresh in every inner loop, with beta1 = 0: its second moment never outlives a task, so
-    nothing of one site's gradients is kept or sent.
-    """
+    """Return phi_tilde and the mean training loss over the steps (nats); `memory` is the optimiser's."""
     learner.load(phi)
     moving = learner.part(settings.scope)
     inputs = learner.features(cases.inputs) if settings.scope == "adapter" else cases.inputs
     labels = cases.labels
-    optimizer = optimizer_of(list(moving.parameters()), settings.optimizer, settings.lr)
+    parameters, remembered = dict(moving.named_parameters()), {} if memory is None else memory
+    optimizer = optimizer_of(parameters, settings.optimizer, settings.lr, remembered)
     anchors = [parameter.detach().clone() for parameter in moving.parameters()] if settings.proximal else []
     total = torch.zeros((), device=learner.device)
     for chosen in minibatches(len(cases), settings.batch_size, settings.steps, generator):
@@ -78,10 +81,3 @@ def minibatches(
         for chosen in torch.split(torch.randperm(count, generator=generator), batch_size)[: steps - done]:
             yield chosen
             done += 1
-
-
-def optimizer_of(parameters: Sequence[Tensor], name: str, lr: float) -> torch.optim.Optimizer:
-    """Return a fresh SGD, or Adam with beta1 = 0, over `parameters`."""
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr, betas=(0.0, 0.999))
-    return torch.optim.SGD(parameters, lr)

@@ -144,7 +144,9 @@ class Training(Section):
     """Patients per class in an episode's support; 0: all whom the site trains on."""
     query: Annotated[int, Field(ge=0)] = 0
     """Patients per class in an episode's query, as far as they exist; 0: as many as the shot."""
-    inner_optimizer: Literal["sgd", "adam"] = "adam"
+    inner_optimizer: Literal["sgd", "adam", "adam-kept"] = "adam"
+    """Adam has beta1 = 0 and starts afresh in every inner loop; `adam-kept` has a second moment that stays at
+    the site from task to task and from round to round, as in Reptile's published code."""
     inner_lr: Rate = 0.001
     inner_steps: Count = 10
     inner_scope: Literal["all", "adapter"] = "all"
@@ -182,6 +184,11 @@ class Training(Section):
     """Replies a round needs: with fewer, phi stays as it was. 0: all; a site that is missing ends the run."""
     round_timeout: Rate = 600.0
     """Seconds to wait for a round's replies."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a site keeps something of its own from round to round."""
+        return self.normalisation == "local" or self.inner_optimizer == "adam-kept"
 
     @model_validator(mode="after")
     def _episodes_need_shots(self) -> Self:

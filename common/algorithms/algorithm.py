@@ -18,6 +18,7 @@ from common import weights
 from common.cases import Cases, Episode
 from common.inner_loop import InnerLoop, inner_loop
 from common.learner import Learner
+from common.optimizer import KEPT, Memory
 from common.sections import Training
 from common.weights import Weights
 
@@ -35,7 +36,8 @@ class Update:
     episodes: int
 
 
-LocalUpdate = Callable[[Learner, Weights, Sequence[Episode], Training, torch.Generator], Update]
+LocalUpdate = Callable[[Learner, Weights, Sequence[Episode], Training, torch.Generator, Memory], Update]
+"""The site's half; it writes into the memory what the site's inner optimiser is to remember."""
 Adapt = Callable[[Learner, Weights, Cases, InnerLoop, torch.Generator], Predictor]
 
 
@@ -73,12 +75,12 @@ class Algorithm:
 def longest_coordinate(training: Training) -> float:
     """Return the magnitude that no coordinate of a site's delta may exceed; larger ones are clipped.
 
-    Step t of Adam (beta1 = 0) moves a coordinate by at most inner-lr times the root of t; many steps never
-    all do, so that beyond four times inner-lr each the bound does not grow further.
+    Step t of a fresh Adam (beta1 = 0) moves a coordinate by at most inner-lr times the root of t; many steps
+    never all do, so that beyond four times inner-lr each the bound does not grow further.
     """
     count = steps_at_a_site(training)
-    steps = min(sum(map(math.sqrt, range(1, count + 1))), 4.0 * count)
-    return training.clip_norm or training.inner_lr * steps
+    afresh = math.inf if training.inner_optimizer == KEPT else sum(map(math.sqrt, range(1, count + 1)))
+    return training.clip_norm or training.inner_lr * min(afresh, 4.0 * count)
 
 
 def steps_at_a_site(training: Training) -> int:

@@ -16,10 +16,11 @@ import torch
 
 from common import weights
 from common.algorithms.algorithm import Algorithm, Update
-from common.algorithms.maml import maml, objection, steps
+from common.algorithms.maml import maml, steps
 from common.cases import Episode
 from common.inner_loop import minibatches
 from common.learner import Learner, on_cpu
+from common.optimizer import Memory
 from common.sections import Training
 from common.weights import Weights
 
@@ -30,6 +31,7 @@ def local_update(
     episodes: Sequence[Episode],
     training: Training,
     generator: torch.Generator,
+    _memory: Memory,
 ) -> Update:
     """Return minus the mean over episodes of g, and the query losses."""
     gradients, losses = zip(
@@ -58,6 +60,11 @@ def outer_gradient(
     outer = task.loss(learner.adapter(adapter, asked), query.labels)
     found = torch.autograd.grad(outer, list(leaves.values()))
     return on_cpu(dict(zip(leaves, found, strict=True))), float(outer.detach())
+
+
+def objection(training: Training) -> str:
+    """Return what second order has no answer to either: here every step is plain SGD."""
+    return maml.objection(training.model_copy(update={"first_order": False}))
 
 
 anil = Algorithm(

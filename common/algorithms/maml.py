@@ -27,6 +27,7 @@ from common.algorithms.algorithm import Algorithm, Update, inner_settings
 from common.cases import Cases, Episode
 from common.inner_loop import InnerLoop, inner_loop, minibatches
 from common.learner import PREDICTION_BATCH, Learner, on_cpu
+from common.optimizer import Memory
 from common.sections import Training
 from common.weights import Weights
 
@@ -43,12 +44,13 @@ def local_update(
     episodes: Sequence[Episode],
     training: Training,
     generator: torch.Generator,
+    memory: Memory,
 ) -> Update:
     """Return minus the sum over meta-steps of the mean over episodes of g, and the query losses."""
     here, steps, loss_sum = phi, [], 0.0
     for turn in range(training.meta_steps):
         dealt = episodes[turn :: training.meta_steps]
-        found = [outer_gradient(learner, here, episode, training, generator) for episode in dealt]
+        found = [outer_gradient(learner, here, episode, training, generator, memory) for episode in dealt]
         steps.append(weights.mean([outer for outer, _ in found]))
         here = weights.add(here, steps[-1], scale=-training.meta_step_lr)
         loss_sum += sum(loss for _, loss in found)
@@ -57,12 +59,17 @@ def local_update(
 
 
 def outer_gradient(
-    learner: Learner, phi: Weights, episode: Episode, training: Training, generator: torch.Generator
+    learner: Learner,
+    phi: Weights,
+    episode: Episode,
+    training: Training,
+    generator: torch.Generator,
+    memory: Memory,
 ) -> tuple[Weights, float]:
     """Return the gradient by phi of an episode's query loss after its inner loop, and that loss."""
     inner = inner_settings(training)
     if training.first_order:
-        phi_tilde, _ = inner_loop(learner, phi, episode.support, inner, generator)
+        phi_tilde, _ = inner_loop(learner, phi, episode.support, inner, generator, memory)
         outer, loss = gradient(learner, phi_tilde, episode.query)
         return on_cpu(outer), loss
     phi_tilde, steps = _descend(learner, phi, episode.support, inner, generator, keep=not training.checkpoint)

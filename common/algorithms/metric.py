@@ -22,8 +22,9 @@ from common.algorithms.algorithm import Predictor, Update
 from common.algorithms.fedavg import ADOPT_THE_MEAN
 from common.cases import Cases, Episode
 from common.errors import DataError
-from common.inner_loop import InnerLoop, optimizer_of
+from common.inner_loop import InnerLoop
 from common.learner import Learner, on_cpu
+from common.optimizer import Memory, optimizer_of
 from common.sections import Training
 from common.weights import Weights
 
@@ -53,10 +54,11 @@ class Episodic:
         episodes: Sequence[Episode],
         training: Training,
         generator: torch.Generator,
+        memory: Memory,
     ) -> Update:
         """Return phi_tilde - phi after one step per episode, and the query losses."""
         here = learner.leaves(phi)
-        optimizer = optimizer_of(list(here.values()), training.inner_optimizer, training.inner_lr)
+        optimizer = optimizer_of(here, training.inner_optimizer, training.inner_lr, memory)
         total = 0.0
         for episode in episodes:
             optimizer.zero_grad()

@@ -17,6 +17,7 @@ from common.algorithms.algorithm import Algorithm, Update, inner_settings
 from common.cases import Episode
 from common.inner_loop import inner_loop
 from common.learner import Learner
+from common.optimizer import Memory
 from common.sections import Training
 from common.weights import Weights
 
@@ -27,11 +28,13 @@ def local_update(
     episodes: Sequence[Episode],
     training: Training,
     generator: torch.Generator,
+    memory: Memory,
 ) -> Update:
     """Return the mean over episodes of phi_tilde - phi."""
     settings = inner_settings(training)
     adapted, losses = zip(
-        *(inner_loop(learner, phi, episode.support, settings, generator) for episode in episodes), strict=True
+        *(inner_loop(learner, phi, episode.support, settings, generator, memory) for episode in episodes),
+        strict=True,
     )
     delta = weights.subtract(weights.mean(adapted), phi)
     return Update(delta, sum(losses), len(episodes))

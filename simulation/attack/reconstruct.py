@@ -183,7 +183,7 @@ def _delta(
     generator = seeds.generator(config.seed, "attack", "train", site)
     update_of = ALGORITHMS[algorithm].local_update
     assert update_of is not None  # noqa: S101 - only federated algorithms are attacked
-    update = update_of(learner, phi, [Episode(cases, cases)], training, generator)
+    update = update_of(learner, phi, [Episode(cases, cases)], training, generator, {})
     return clipped(weights.pack(update.delta), training)
 
 

@@ -109,10 +109,11 @@ def _attacked(config: Config) -> str:
     if algorithm is None:
         raise ConfigError("experiment.algorithms names no federated algorithm; name reptile, for instance.")
     training = config.training_of(algorithm)
-    if ALGORITHMS[algorithm].adapter or (training.head, training.normalisation) != ("shared", "shared"):
+    if ALGORITHMS[algorithm].adapter or training.head != "shared" or training.keeps:
         raise ConfigError(
-            f"algorithms.{algorithm}: the attack needs updates of the whole network with one head for all; "
-            'name reptile or fedavg first, with head = "shared" and normalisation = "shared".'
+            f"algorithms.{algorithm}: the attack needs updates of the whole network with one head for all, "
+            'and nothing kept at home; name reptile or fedavg first, with head = "shared", normalisation = '
+            '"shared" and inner-optimizer = "sgd" or "adam".'
         )
     return algorithm
 
@@ -163,7 +164,7 @@ def _next_round(config: Config, algorithm: str, hospitals: Sequence[Hospital], p
         tasks = episodes(
             one.adaptation, config.task.classes, training, generator, halves=ALGORITHMS[algorithm].queries
         )
-        update = update_of(learner, weights.unpack(phi, learner.weights()), tasks, training, generator)
+        update = update_of(learner, weights.unpack(phi, learner.weights()), tasks, training, generator, {})
         deltas[one.name] = clipped(weights.pack(update.delta), training)
     return hold(config, training, phi, deltas, "one more round")
 

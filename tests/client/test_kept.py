@@ -58,5 +58,5 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     kept = Kept(tmp_path, "run")
     kept.keep({"scale": torch.ones(1)}, 1)
     next(tmp_path.rglob("*.safetensors")).write_bytes(b"no weights")
-    with pytest.raises(DataError, match="normalisation is damaged"):
+    with pytest.raises(DataError, match="keeps of a meta-training is damaged"):
         kept.before(2)

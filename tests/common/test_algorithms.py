@@ -86,7 +86,7 @@ def one_round(algorithm: str, *settings: str) -> torch.Tensor:
     mean = Mean(weights.pack(phi).numel())
     for site in range(3):
         cases = some_cases(site, count=8 + 4 * site)
-        done = update(learner, phi, [Episode(cases, cases)], training, seeds.generator(0, "train", site))
+        done = update(learner, phi, [Episode(cases, cases)], training, seeds.generator(0, "train", site), {})
         mean.add(weights.pack(done.delta), float(len(cases)) if training.weighting == "examples" else 1.0)
     state, _ = outer_loop.apply(
         outer_loop.init(weights.pack(phi)), mean.result(), training.outer, training.rounds
@@ -115,7 +115,7 @@ def test_fedavg_adopts_the_mean_of_phi_tilde() -> None:
     training = CONFIG.training_of("fedavg")
     update = ALGORITHMS["fedavg"].local_update
     assert update is not None
-    done = update(learner, phi, [Episode(cases, cases)], training, seeds.generator(1))
+    done = update(learner, phi, [Episode(cases, cases)], training, seeds.generator(1), {})
     mean = Mean(3)
     mean.add(weights.pack(done.delta), 12.0)
     state, _ = outer_loop.apply(outer_loop.init(weights.pack(phi)), mean.result(), training.outer, 5)

@@ -51,7 +51,7 @@ def updated(algorithm: str, episodes: Sequence[Episode], *over: str) -> tuple[We
     phi, update = mine.weights(), ALGORITHMS[algorithm].local_update
     assert update is not None
     training = load(None, [*SMALL, *INNER, *over]).training_of(algorithm)
-    return phi, update(mine, phi, episodes, training, seeds.generator(0))
+    return phi, update(mine, phi, episodes, training, seeds.generator(0), {})
 
 
 def by_the_paper(phi: Weights, episode: Episode, *, moving: str = "", second: bool = True) -> Weights:

@@ -101,7 +101,7 @@ def test_a_step_is_the_gradient_of_the_papers_loss(algorithm: str) -> None:
     phi = mine.weights()
     update = ALGORITHMS[algorithm].local_update
     assert update is not None
-    done = update(mine, phi, [Episode(support, query)], training, seeds.generator(0))
+    done = update(mine, phi, [Episode(support, query)], training, seeds.generator(0), {})
     leaves = {name: value.clone().requires_grad_() for name, value in phi.items()}
     backbone = {name[9:]: value for name, value in leaves.items() if name.startswith("backbone.")}
     embedded, asked = (
@@ -129,7 +129,7 @@ def test_training_on_some_classes_tells_others_apart(algorithm: str, classes: in
     tasks = [Episode(cases(2 * k, [0, 1, 2] * 2), cases(2 * k + 1, [0, 1, 2] * 3)) for k in range(60)]
     assert method.local_update is not None
     phi = mine.weights()
-    delta = method.local_update(mine, phi, tasks, training, seeds.generator(0)).delta
+    delta = method.local_update(mine, phi, tasks, training, seeds.generator(0), {}).delta
     trained = weights.add(phi, delta)
     labels = list(range(classes))
     support, others = cases(1000, labels * 5), cases(1001, labels * 20)
@@ -170,7 +170,7 @@ def test_a_class_without_a_case_is_said() -> None:
     assert method.local_update is not None
     alone = Episode(cases(0, [1, 1]), cases(1, [1]))
     with pytest.raises(DataError, match="single class"):
-        method.local_update(mine, mine.weights(), [alone], training, seeds.generator(0))
+        method.local_update(mine, mine.weights(), [alone], training, seeds.generator(0), {})
 
 
 def test_what_has_nothing_to_learn_is_said() -> None:

@@ -160,7 +160,9 @@ def test_an_outer_gradient_passes_through(name: str, norm: str) -> None:
 
     def outer(at: Weights, order: str) -> tuple[Weights, float]:
         over = [*INNER, f"algorithms.maml.first-order={order}"]
-        return outer_gradient(learner, at, episode, load(None, over).training_of("maml"), seeds.generator(0))
+        return outer_gradient(
+            learner, at, episode, load(None, over).training_of("maml"), seeds.generator(0), {}
+        )
 
     (second, _), (first, _) = outer(phi, "false"), outer(phi, "true")
     difference = weights.subtract(second, first)
