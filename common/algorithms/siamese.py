@@ -1,10 +1,11 @@
 """Siamese networks (Koch, Zemel and Salakhutdinov 2015, ICML deep learning workshop).
 
-    p(x and x_i are of one class) = sigmoid(w . |f(x) - f(x_i)| + b)
+    p(x and x_i are of one class) = sigmoid(b - |w| . |f(x) - f(x_i)|)
 
 is learned on all pairs of an episode's query and support by logistic loss, pairs of one class and pairs of
 two weighing the same; a case is of the class of the support case that is likeliest to be its like. The
-weights w belong to no class, so they cross the wire with f.
+weights w belong to no class, so they cross the wire with f. The paper lets them have either sign; but then
+most features of a few sites come to speak for likeness where they differ, and at a new site that is wrong.
 """
 
 from __future__ import annotations
@@ -17,6 +18,17 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from common.algorithms.algorithm import Algorithm
 from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, one_hot, steps
 from common.learner import Learner
+
+
+class AgainstLikeness(nn.Linear):
+    """The pairs' logistic regression b - |w| . apart: no difference speaks for likeness."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 1)
+
+    def forward(self, apart: Float[Tensor, "pair feature"]) -> Float[Tensor, "pair 1"]:
+        """Return the logit that a pair is of one class."""
+        return nn.functional.linear(apart, -self.weight.abs(), self.bias)
 
 
 def pairs(
@@ -54,7 +66,7 @@ siamese = Algorithm(
     local_update=Episodic(loss),
     adapt=BySupport(score),
     identity=IDENTITY,
-    adapter=lambda features: nn.Linear(features, 1),
+    adapter=AgainstLikeness,
     steps=steps,
     queries=True,
 )

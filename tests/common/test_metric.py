@@ -14,6 +14,7 @@ from common.algorithms import ALGORITHMS, Algorithm
 from common.algorithms.matching import TEMPERATURE, score_in_context
 from common.algorithms.matching import score as attention
 from common.algorithms.protonet import score as by_prototype
+from common.algorithms.siamese import AgainstLikeness
 from common.algorithms.siamese import score as by_nearest
 from common.cases import Cases, Episode
 from common.config import load
@@ -76,7 +77,7 @@ def loss_by_the_paper(algorithm: str, embedded: Tensor, asked: Tensor, pair: Ten
         losses: dict[bool, list[Tensor]] = {True: [], False: []}
         for query, label in zip(asked, truth, strict=True):
             for support, other in zip(embedded, labels, strict=True):
-                like = torch.sigmoid(pair @ (query - support).abs() + bias)
+                like = torch.sigmoid(bias - pair.abs() @ (query - support).abs())
                 losses[label == other].append(-torch.log(like if label == other else 1 - like))
         return (torch.stack(losses[True]).mean() + torch.stack(losses[False]).mean()) / 2
     total = torch.zeros(())
@@ -180,3 +181,12 @@ def test_what_has_nothing_to_learn_is_said() -> None:
         with pytest.raises(ConfigError, match=f"{name} has nothing to learn"):
             shared_weights(config, name, (2,))
     assert sum(value.numel() for value in shared_weights(config, "siamese", (2,)).values()) == 2 + 1
+
+
+def test_no_difference_speaks_for_likeness() -> None:
+    """Whatever sign a pair weight has taken, cases further apart are never likelier to be of one class."""
+    head = AgainstLikeness(2)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[0.5, -0.5]]))
+    near, far = (head(torch.full((1, 2), apart)).item() for apart in (1.0, 2.0))
+    assert far == pytest.approx(near - 1.0)
