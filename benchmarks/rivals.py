@@ -78,11 +78,13 @@ def ours(algorithm: str, learner: Learner, config: Config) -> Step:
 
 
 def as_drawn(learner: Learner) -> nn.Module:
-    """Return the network as others write it: contiguous, and each block's ReLU before its pooling."""
+    """Return the network as others write it: contiguous, PyTorch's own layers, ReLU before pooling."""
     network: nn.Module = learner.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for block in network.modules():
         if isinstance(block, nn.Sequential) and isinstance(block[-1], nn.ReLU):
-            block[2], block[3] = block[3], block[2]
+            own, block[2], block[3] = block[1], block[3], block[2]
+            block[1] = nn.BatchNorm2d(own.num_features, eps=own.eps, track_running_stats=False)
+            block[1].weight, block[1].bias = own.weight, own.bias
     return network
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from common.models.norms import BatchNorm, GroupNorm
+
 
 def standardised(channels: int, *layers: nn.Module) -> nn.Module:
     """Return `layers` behind a standardisation of every image by its own mean and variance, per channel.
@@ -21,8 +23,8 @@ def normalisation(channels: int, norm: str) -> nn.Module:
     """
     if norm == "group":
         groups = next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
-        return nn.GroupNorm(groups, channels)
-    return nn.BatchNorm2d(channels, track_running_stats=False)
+        return GroupNorm(groups, channels)
+    return BatchNorm(channels)
 
 
 def replace_batch_norm(network: nn.Module, norm: str) -> None:

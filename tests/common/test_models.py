@@ -19,6 +19,7 @@ from common.config import load
 from common.errors import ConfigError
 from common.learner import Learner
 from common.models import BACKBONES, Network, build
+from common.models.norms import BatchNorm, GroupNorm
 from common.models.statistics import fix_statistics
 from common.sections import Model, Task
 from common.tasks import kind_of
@@ -119,7 +120,7 @@ def test_a_network_is_the_published_one(name: str, published: int, features: int
 def test_normalisation_is_the_configured_one(name: str, norm: str) -> None:
     """A case is predicted by itself under group normalisation, by its batch under batch normalisation."""
     found, asked = network(name, norm).double(), images(5, SMALLEST[name, norm])
-    kind, other = (nn.GroupNorm, nn.BatchNorm2d) if norm == "group" else (nn.BatchNorm2d, nn.GroupNorm)
+    kind, other = (GroupNorm, BatchNorm) if norm == "group" else (BatchNorm, GroupNorm)
     kinds = [type(module) for module in found.modules()]
     assert kind in kinds
     assert other not in kinds
