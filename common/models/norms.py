@@ -57,7 +57,9 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Maps, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Maps:
         if groups:
-            y, mean, inverse = torch.native_group_norm(_laid_out(x, x), weight, bias, *_size(x), groups, eps)
+            y, mean, inverse = torch.native_group_norm(
+                _laid_out(x, x, groups), weight, bias, *_size(x), groups, eps
+            )
         else:
             y, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, inverse)
@@ -78,7 +80,7 @@ class _Gradient(torch.autograd.Function):
     def forward(
         ctx: Any, dy: Maps, x: Maps, weight: Tensor, mean: Tensor, inverse: Tensor, groups: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        dy, x, wanted = _laid_out(dy, x), _laid_out(x, x), [True, True, True]
+        dy, x, wanted = _laid_out(dy, x, groups), _laid_out(x, x, groups), [True, True, True]
         if groups:
             found = torch.ops.aten.native_group_norm_backward(
                 dy, x, mean, inverse, weight, *_size(x), groups, wanted
@@ -165,7 +167,8 @@ def _size(x: Maps) -> tuple[int, int, int]:
     return cases, channels, height * width
 
 
-def _laid_out(maps: Maps, like: Maps) -> Maps:
-    """Return `maps` in the layout that PyTorch's kernels expect: on a CPU as `like`, else contiguous."""
-    channels_last = maps.device.type == "cpu" and like.is_contiguous(memory_format=torch.channels_last)
+def _laid_out(maps: Maps, like: Maps, groups: int) -> Maps:
+    """Return `maps` laid out as `like`, or contiguous where PyTorch has no other kernel (groups with CUDA)."""
+    either = like.device.type == "cpu" or not groups
+    channels_last = either and like.is_contiguous(memory_format=torch.channels_last)
     return maps.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
