@@ -168,7 +168,7 @@ def _size(x: Maps) -> tuple[int, int, int]:
 
 
 def _laid_out(maps: Maps, like: Maps, groups: int) -> Maps:
-    """Return `maps` laid out as `like`, or contiguous where PyTorch has no other kernel (groups with CUDA)."""
+    """Return `maps` laid out as `like`, or contiguous where CUDA has no other kernel."""
     either = like.device.type == "cpu" or not groups
     channels_last = either and like.is_contiguous(memory_format=torch.channels_last)
     return maps.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
