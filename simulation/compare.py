@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -51,20 +52,13 @@ def steps_a_round(config: Config, name: str, others: int) -> int:
     return sites * algorithm.steps(training)
 
 
-def difference_table(results: dict[str, Any]) -> Table:
+def difference_table(results: dict[str, Any]) -> Group:
     """Return the first algorithm less each other, on average over the held-out hospitals."""
     mine = [row for row in results["mean_differences"] if row["metric"] == results["metric"]]
     reference = mine[0]["reference"] if mine else ""
     metric, lower = TITLES.get(results["metric"], results["metric"]), results["metric"] in LOWER_IS_BETTER
     better = ", lower is better" if lower else ""
-    table = Table(
-        title=f"{metric}: {reference} less the others, mean over hospitals{better}",
-        caption="paired on draws and test patients; * certain",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in ("K", "less", "difference", "95 % interval"):
         table.add_column(column, justify="left" if column == "less" else "right")
     for row in sorted(mine, key=lambda row: (row["shot"], row["algorithm"])):
@@ -72,7 +66,8 @@ def difference_table(results: dict[str, Any]) -> Table:
         sure = "*" if low > 0 or high < 0 else ""
         shown = (f"{row['mean']:+.3f}{sure}", f"{low:+.3f} to {high:+.3f}")
         table.add_row(str(row["shot"]), Text(row["algorithm"]), *shown)
-    return table
+    title = Text(f"{metric}: {reference} less the others, mean over hospitals{better}", style="italic")
+    return Group(title, table, Text("paired on draws and test patients; * certain", style="dim italic"))
 
 
 def budget_line(results: dict[str, Any]) -> str:

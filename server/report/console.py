@@ -7,15 +7,16 @@ plain text to Rich, never markup.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from server.report.board import Board, Cell, Group, Row
+from server.report.board import Board, Cell, Group, Line, Row
 from server.report.page import headline, percent
 
 SHOWN_HOSPITALS = 12
@@ -26,32 +27,44 @@ SHOWN_LEFT_OUT = 6
 def tell(console: Console, results: Row, folder: Path) -> None:
     """Print a finished run's table, where it has one, its summary, and the files that it left in `folder`."""
     if results["rows"]:
-        console.print(result_table(results))
+        console.print(ResultTable(results))
     names = ("report.html", "results.json", "phi.safetensors", "config.toml")
     console.print(summary(results, {name: folder / name for name in names}))
 
 
-def result_table(results: Row) -> Table:
-    """Return the headline metric: per K a line per hospital, then the mean and the worst hospital."""
-    board = Board.of(results.get("rows") or [], results["metric"])
-    brief = len(board.sites) > SHOWN_HOSPITALS
-    rest = f"; all {len(board.sites)} hospitals are in the report" if brief else ""
-    table = Table(
-        title=f"{board.title} at the held-out hospital{', lower is better' if board.lower_is_better else ''}",
-        caption=f"± half the 95 % interval; * best of the line{rest}",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("K", justify="right")
-    table.add_column("hospital", overflow="fold", min_width=8)
-    for name in board.algorithms:
-        table.add_column(Text(name), no_wrap=True)
-    for group in board.groups():
-        _add(table, group, brief)
-    return table
+@dataclass(frozen=True)
+class ResultTable:
+    """The headline metric: per K a line per hospital, then the mean and the worst hospital.
+
+    Algorithms that do not fit beside the others follow in a table of their own.
+    """
+
+    results: Row
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield as many tables as the width asks for."""
+        board = Board.of(self.results.get("rows") or [], self.results["metric"])
+        groups, brief = list(board.groups()), len(board.sites) > SHOWN_HOSPITALS
+        names = list(board.algorithms)
+        lines = _lines(groups, brief)
+        cells = [_cell(cell) for line in lines for cell in line.cells]
+        each = max(map(len, [*map(Text, names), *cells]), default=0)
+        left = 4 + max((len(line.name) for line in lines), default=8)
+        room = max(1, (options.max_width - left) // (each + 1))
+        lower = ", lower is better" if board.lower_is_better else ""
+        rest = f"; all {len(board.sites)} hospitals are in the report" if brief else ""
+        yield Text(f"{board.title} at the held-out hospital{lower}", style="italic")
+        for start in range(0, len(names), room):
+            shown = range(len(names))[start : start + room]
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+            table.add_column("K", justify="right")
+            table.add_column("hospital", overflow="fold", min_width=8)
+            for place in shown:
+                table.add_column(Text(names[place]), no_wrap=True)
+            for group in groups:
+                _add(table, group, brief, shown)
+            yield from ("", table) if start else (table,)
+        yield Text(f"± half the 95 % interval; * best of the line{rest}", style="dim italic")
 
 
 def summary(results: Row, paths: Mapping[str, Path]) -> Lines:
@@ -70,14 +83,21 @@ def summary(results: Row, paths: Mapping[str, Path]) -> Lines:
     return Lines(*(Text(part) for part in parts))
 
 
-def _add(table: Table, group: Group, brief: bool) -> None:
-    """Add one K's lines; K itself is told once."""
-    lines = [] if brief else list(group.hospitals)
-    if len(group.hospitals) > 1:
-        lines += [group.mean, group.worst]
+def _lines(groups: Iterable[Group], brief: bool) -> list[Line]:
+    """Return the lines that are shown of each K."""
+    lines: list[Line] = []
+    for group in groups:
+        lines += [] if brief else group.hospitals
+        lines += [group.mean, group.worst] if len(group.hospitals) > 1 else []
+    return lines
+
+
+def _add(table: Table, group: Group, brief: bool, shown: range) -> None:
+    """Add one K's lines with the algorithms at the places `shown`; K itself is told once."""
+    lines = _lines([group], brief)
     for number, line in enumerate(lines):
         shot = str(group.shot) if number == 0 else ""
-        cells = [_cell(cell) for cell in line.cells]
+        cells = [_cell(line.cells[place]) for place in shown]
         total = line in (group.mean, group.worst)
         table.add_row(
             shot, Text(line.name, style="italic" if total else ""), *cells, end_section=line is lines[-1]

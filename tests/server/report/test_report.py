@@ -14,7 +14,7 @@ from rich.console import Console
 
 from server.report import plots
 from server.report.board import Board
-from server.report.console import result_table, summary
+from server.report.console import ResultTable, summary
 from server.report.page import headline, write_report
 
 ALGORITHMS = ("reptile", "local-only", "fedavg", "fedprox", "pooled")
@@ -260,7 +260,7 @@ def test_what_is_absent_is_said_not_broken(kept: str, tmp_path: Path) -> None:
     outline(text)
     assert "nan" not in text.lower().split()
     assert ("Nothing could be measured" in text) == (kept == "nothing")
-    assert printed(result_table(results), summary(results, {"report": tmp_path / "report.html"}))
+    assert printed(ResultTable(results), summary(results, {"report": tmp_path / "report.html"}))
 
 
 def test_best_follows_the_metrics_direction() -> None:
@@ -284,7 +284,7 @@ def test_numbers_that_print_alike_share_the_mark() -> None:
 def test_lone_algorithm_gets_no_mark() -> None:
     """Being best needs somebody to be better than."""
     results = cells(("reptile", "a", 1, 0.9), ("reptile", "b", 1, 0.8))
-    assert "*" not in printed(result_table(results)).replace("* best", "")
+    assert "*" not in printed(ResultTable(results)).replace("* best", "")
 
 
 def test_means_compare_the_same_hospitals() -> None:
@@ -359,16 +359,28 @@ def test_headline_counts_what_is_certain() -> None:
 
 def test_table_fits_the_terminal_and_survives_a_pipe() -> None:
     """Five algorithms fit 80 columns uncut, and the best is marked without colour."""
-    text = printed(result_table(synthesise(1)), width=80)
+    text = printed(ResultTable(synthesise(1)), width=80)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert "\x1b" not in text
     assert re.search(r"0\.\d{3} ±\.\d{3}\*", text)
 
 
+def test_algorithms_that_do_not_fit_follow_below() -> None:
+    """Twelve on 80 columns: nothing is cut, and every part says its hospitals and K anew."""
+    names = [f"algorithm-{number}" for number in range(12)]
+    results = cells(*((name, "hospital-a", 1, 0.5 + number / 100) for number, name in enumerate(names)))
+    text = printed(ResultTable(results), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert all(re.search(rf"{name}\b", text) for name in names)
+    assert text.count("K  hospital") == text.count("1  hospital-a") == 3
+    assert text.count("0.610*") == text.count("held-out") == text.count("best of the line") == 1
+
+
 def test_terminal_stays_short_for_many_hospitals() -> None:
     """Forty hospitals give means and worst hospitals alone, and say where the others are."""
-    text = printed(result_table(synthesise(5, 40)))
+    text = printed(ResultTable(synthesise(5, 40)))
     assert len(text.splitlines()) < 30
     assert "all 40 hospitals are in the report" in " ".join(text.split())
     assert "site-7" not in text
