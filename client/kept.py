@@ -1,12 +1,14 @@
 """What of a training never leaves the hospital: its own normalisation, and what its optimiser remembers.
 
-The last two rounds are kept, each in a small file in the hospital's state folder. A run that is resumed
-repeats at most one round, and finds there what the round before left.
+The last two rounds are kept, each in a file in the hospital's state folder. A run that is resumed repeats at
+most one round, and finds there what the round before left. What no run has touched for a month is forgotten.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+import time
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,7 @@ from common.errors import DataError
 from common.files import PRIVATE, atomic
 from common.weights import Weights
 
+MONTH = 30 * 24 * 3600.0
 BEFORE = "round before"
 """In a file's metadata: the round whose file its round went on from; 0: none."""
 
@@ -48,13 +51,26 @@ class Kept:
         return {}
 
     def keep(self, weights: Weights, server_round: int) -> None:
-        """Write `weights` down as what `server_round` left, and forget all but the round before it."""
+        """Write `weights` down as what `server_round` left, and forget all but the round before it.
+
+        Where a number among them is not finite, nothing is written: the next round goes on from the last
+        good one, and not from a training that has blown up.
+        """
+        if not all(value.isfinite().all() for value in weights.values()):
+            return
         earlier, _ = self._around(server_round)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._forget_old_runs()
         with atomic(self._path(server_round), mode=PRIVATE) as temporary:
             save_file(weights, temporary, metadata={BEFORE: str(earlier[-1] if earlier else 0)})
         for forgotten in earlier[:-1]:
             self._path(forgotten).unlink(missing_ok=True)
+
+    def _forget_old_runs(self) -> None:
+        """Delete what runs kept that no round has touched for a month."""
+        for folder in self._folder.parent.iterdir():
+            if folder != self._folder and folder.stat().st_mtime < time.time() - MONTH:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _around(self, server_round: int) -> tuple[list[int], list[int]]:
         """Return the rounds kept before `server_round`, and the others."""

@@ -51,8 +51,7 @@ class Part:
         begun = {**learner.initial, **{name: memory.pop(name) for name in own if name in memory}, **phi}
         update = algorithm.local_update(learner, begun, tasks, training, generator, memory)
         if kept:
-            stays = {name: begun[name] + update.delta[name] for name in own}
-            kept.keep(on_cpu(stays | memory), server_round)
+            kept.keep(on_cpu(memory | {name: begun[name] + update.delta[name] for name in own}), server_round)
         delta = clipped(weights.pack({name: update.delta[name] for name in phi}), training)
         return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases))
 

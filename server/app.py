@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -55,22 +56,22 @@ def meta_train(
     standardises. With `identities`, every site's public key, all is aggregated securely.
     """
     path = directory / CHECKPOINT
-    run = identity(config, algorithm, {site: told.digest for site, (_, told) in sites.items()})
+    training = identity(config, algorithm, {site: told.digest for site, (_, told) in sites.items()})
     nodes = {site: node for site, (node, _) in sites.items()}
     if path.exists():
-        begun = checkpoint.load(path, identity=run)
+        begun = checkpoint.load(path, identity=training)
     else:
         begun = _begin(grid, config, algorithm, sites, initial, identities)
         if begun.statistics:  # asked for once: a second sum could differ from the first by one hospital
-            checkpoint.save(path, begun, identity=run)
+            checkpoint.save(path, begun, identity=training)
 
     def keep(now: Checkpoint) -> None:
-        checkpoint.save(path, now, identity=run)
+        checkpoint.save(path, now, identity=training)
         on_round(now)
 
     secure = _secure(config, algorithm, nodes, len(initial), identities) if identities else None
     strategy = MetaStrategy(
-        config, algorithm, nodes, begun.state, list(begun.history), keep, secure, run, begun.statistics
+        config, algorithm, nodes, begun.state, list(begun.history), keep, secure, begun.run, begun.statistics
     )
     strategy.start(grid)
     return MetaTrained(strategy.state.phi, strategy.history, begun.statistics)
@@ -88,7 +89,7 @@ def _begin(
     nodes = {site: node for site, (node, _) in sites.items()}
     count = next((told.columns for _, told in sites.values()), 0)
     summed = columns.statistics(grid, config, algorithm, nodes, count, identities) if count else ""
-    return Checkpoint(outer_loop.init(initial), [], summed)
+    return Checkpoint(outer_loop.init(initial), [], summed, secrets.token_hex(16))
 
 
 def _secure(

@@ -15,7 +15,7 @@ from common.errors import CheckpointError
 from common.files import atomic
 from server.outer_loop import OuterState
 
-FORMAT = "zamenis-checkpoint-1"
+FORMAT = "zamenis-checkpoint-2"
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Checkpoint:
     """One entry per finished round."""
     statistics: str = ""
     """`common.columns.Statistics` that its sites standardise numeric columns with, as JSON; or empty."""
+    run: str = ""
+    """Its name for its sites, drawn when it began: what they keep of it, no other training goes on from."""
 
 
 def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
@@ -39,6 +41,7 @@ def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
         "server_round": str(checkpoint.state.server_round),
         "history": json.dumps(list(checkpoint.history)),
         "statistics": checkpoint.statistics,
+        "run": checkpoint.run,
     }
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -59,4 +62,4 @@ def load(path: Path, *, identity: str) -> Checkpoint:
         )
     moments = {name[7:]: tensor for name, tensor in tensors.items() if name.startswith("moment/")}
     state = OuterState(tensors["phi"], int(metadata["server_round"]), moments)
-    return Checkpoint(state, json.loads(metadata["history"]), metadata.get("statistics", ""))
+    return Checkpoint(state, json.loads(metadata["history"]), metadata["statistics"], metadata["run"])

@@ -101,7 +101,7 @@ class MetaStrategy(Strategy):
                 self.aggregate_train(server_round, (reply for _, reply in replies))
             else:
                 self._aggregate_securely(self.secure, grid, server_round, messages)
-            self.on_round(Checkpoint(self.state, self.history, self.statistics))
+            self.on_round(Checkpoint(self.state, self.history, self.statistics, self.run))
         if self.secure is not None:
             self.secure.finish(grid)
         return Result()

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 Maps = Float[Tensor, "case channel height width"]
 Scalars = Float[Tensor, "#case channel"]
@@ -45,6 +44,8 @@ class BatchNorm(nn.BatchNorm2d):
         """Return the feature maps, normalised channel by channel."""
         if self.running_mean is not None:
             return super().forward(x)
+        if x.shape[1] != self.num_features:
+            raise ValueError(f"{x.shape[1]} channels where {self.num_features} are normalised.")
         if x[:, 0].numel() == 1:
             raise ValueError("batch normalisation of a single number; give it more cases or larger images.")
         y: Tensor = _Normalise.apply(x, self.weight, self.bias, 0, self.eps)  # type: ignore[no-untyped-call]
@@ -95,7 +96,6 @@ class _Gradient(torch.autograd.Function):
         return dx, dweight, dbias
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, u: Maps, v: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by dy, x and weight of u . dx + v . dweight + w . dbias.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,24 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     next(tmp_path.rglob("*.safetensors")).write_bytes(b"no weights")
     with pytest.raises(DataError, match="keeps of a meta-training is damaged"):
         kept.before(2)
+
+
+def test_a_round_that_blew_up_is_not_kept(tmp_path: Path) -> None:
+    """The next one goes on from the last good round; one bad number is enough."""
+    kept = Kept(tmp_path, "run")
+    kept.keep({"scale": torch.ones(3)}, 1)
+    kept.keep({"scale": torch.tensor([1.0, torch.nan, 1.0]), "steps": torch.tensor(5.0)}, 2)
+    kept.keep({"scale": torch.ones(3), "moment": torch.tensor([torch.inf])}, 3)
+    assert kept.before(4)["scale"].tolist() == [1.0] * 3
+
+
+def test_what_nobody_has_touched_for_a_month_is_forgotten(tmp_path: Path) -> None:
+    """Once some run keeps something; runs of this month stay."""
+    for name in ("old", "recent"):
+        Kept(tmp_path, name).keep({"scale": torch.ones(1)}, 1)
+    old = next(folder for folder in (tmp_path / "kept").iterdir() if folder == Kept(tmp_path, "old")._folder)
+    long_ago = time.time() - 31 * 24 * 3600
+    os.utime(old, (long_ago, long_ago))
+    Kept(tmp_path, "now").keep({"scale": torch.ones(1)}, 1)
+    assert Kept(tmp_path, "old").before(2) == {}
+    assert Kept(tmp_path, "recent").before(2) != {}

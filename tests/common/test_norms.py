@@ -78,6 +78,35 @@ def test_a_hessian_product_is_pytorchs(layer: str, layout: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@layers
+def test_nothing_but_ours_computes_it(layer: str) -> None:
+    """PyTorch's layer would give the same numbers, more slowly."""
+    mine, _ = LAYERS[layer]
+    assert type(applied(mine, *inputs("contiguous")).grad_fn).__name__ == "_NormaliseBackward"
+
+
+@layers
+def test_a_third_derivative_is_refused(layer: str) -> None:
+    """It would silently lack what the second one depends on."""
+    mine, _ = LAYERS[layer]
+    x, weight, bias = inputs("contiguous")
+    (first,) = torch.autograd.grad(applied(mine, x, weight, bias).exp().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="out="):
+        torch.autograd.grad(first.square().sum(), x, create_graph=True)
+
+
+def test_without_statistics_evaluation_is_by_the_batch_too() -> None:
+    """`eval` alone changes nothing: there is nothing else to normalise by."""
+    x = torch.randn(3, 6, 2, 2)
+    assert torch.equal(BatchNorm(6).eval()(x), BatchNorm(6)(x))
+
+
+def test_other_channels_are_refused() -> None:
+    """PyTorch's kernel would read past the end."""
+    with pytest.raises(ValueError, match="5 channels where 6"):
+        BatchNorm(6)(torch.zeros(3, 5, 2, 2))
+
+
 def test_given_statistics_are_used() -> None:
     """In `eval` the batch has no say; its derivatives are PyTorch's."""
     layer = BatchNorm(6)

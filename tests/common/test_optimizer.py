@@ -16,7 +16,8 @@ from common.learner import Learner
 from common.optimizer import Memory, optimizer_of
 from common.weights import Weights
 
-KEPT = load(None, ["model.name=mlp", "model.width=4", "training.inner-optimizer=adam-kept"])
+SETTINGS = ("model.name=mlp", "model.width=4", "training.inner-optimizer=adam-kept")
+KEPT = load(None, SETTINGS)
 LR = 0.01
 
 
@@ -75,11 +76,12 @@ def learner_and_task(algorithm: str) -> tuple[Learner, Weights, Episode]:
     return learner, learner.weights(), Episode(cases, cases)
 
 
-@pytest.mark.parametrize("algorithm", ["reptile", "fedavg", "protonet"])
+@pytest.mark.parametrize("algorithm", ["reptile", "fedavg", "fomaml", "protonet"])
 def test_a_site_goes_on_from_what_it_remembers(algorithm: str) -> None:
     """Two episodes in one round leave the memory that two rounds leave whose phi did not move."""
     learner, phi, task = learner_and_task(algorithm)
-    update, training = ALGORITHMS[algorithm].local_update, KEPT.training_of(algorithm)
+    config = load(None, [*SETTINGS, 'algorithms.fomaml.inner-optimizer="adam-kept"'])
+    update, training = ALGORITHMS[algorithm].local_update, config.training_of(algorithm)
     assert update is not None
     memory: Memory = {}
     first = update(learner, phi, [task], training, seeds.generator(0), memory).delta
