@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of each algorithm's outer steps")
     parser.add_argument("--by", nargs="+", default=["ours", "paper", "learn2learn"], help="whose training")
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), help="algorithms")
+    parser.add_argument("--set", nargs="+", default=[], help="keys of [training] on top")
     parser.add_argument("--parts", nargs="+", default=["equality", "speed", "accuracy"])
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -217,8 +218,10 @@ def main() -> None:
         return
     if not (chosen.omniglot / ARCHIVES[0]).is_file():
         parser.exit(2, f"{chosen.omniglot}: there is no Omniglot. Name its folder with --omniglot.\n")
-    for name in set(SETTINGS) - set(chosen.only):
-        del SETTINGS[name]
+    for name, setting in list(SETTINGS.items()):
+        SETTINGS[name] = replace(setting, over=(*setting.over, *chosen.set))
+        if name not in chosen.only:
+            del SETTINGS[name]
     console, figures = Console(width=120), dict[str, float]()
     sides = characters(chosen.omniglot)
     if "equality" in chosen.parts:
