@@ -16,8 +16,9 @@ import hashlib
 import hmac
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from common.enrolment import Application, Code, refused
@@ -58,9 +59,10 @@ class Roster:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE))
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
         with closing(self._connect()) as database:
-            database.execute("PRAGMA journal_mode = WAL")
+            _log_ahead(database)
         with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version == 0:
@@ -210,6 +212,20 @@ class Roster:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with closing(self._connect()) as database:
             yield database
+
+
+def _log_ahead(database: sqlite3.Connection) -> None:
+    """Have changes written to a log first; SQLite does not wait by itself for others who ask for the same."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _refuse_ended(known: Entry) -> None:
