@@ -16,14 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from measure import added_memory, best_by_turns, memory_of_its_own
 from rich.console import Console
 from rich.table import Table
 
@@ -112,38 +109,12 @@ def timed(subjects: Mapping[str, Subject], turns: int) -> dict[str, float]:
 
     A turn is two rounds: the first pays for whatever memory the one before it gave back.
     """
-    rounds = {name: subject.round() for name, subject in subjects.items()}
-    best = dict.fromkeys(subjects, float("inf"))
-    for _ in range(turns):
-        for name, once in rounds.items():
-            for _ in range(2):
-                start = time.process_time()
-                once()
-                best[name] = min(best[name], 1000 * (time.process_time() - start))
-    return best
+    return best_by_turns({name: subject.round() for name, subject in subjects.items()}, turns, each=2)
 
 
 def memory(subject: Subject) -> float:
     """Return what two rounds add to the peak memory of a process of their own, in MiB."""
-    words = [sys.executable, __file__, "--measure", json.dumps([subject.algorithm, subject.over])]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
-
-
-def added_memory(subject: Subject) -> float:
-    """Return the same of this process."""
-    once = subject.round()
-    Path("/proc/self/clear_refs").write_text("5")
-    base = _peak()
-    for _ in range(2):
-        once()
-    return _peak() - base
-
-
-def _peak() -> float:
-    """Return this process's peak memory in MiB since its peak was forgotten (proc(5))."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    return int(line.split()[1]) / 1024
+    return memory_of_its_own(__file__, [subject.algorithm, subject.over])
 
 
 def show(
@@ -175,7 +146,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if chosen.measure:
         algorithm, over = json.loads(chosen.measure)
-        print(added_memory(Subject(algorithm, tuple(over))))
+        print(added_memory(Subject(algorithm, tuple(over)).round(), 2))
         return
     console, turns = Console(width=110), 2 if chosen.quick else 8
     cores, load = os.cpu_count() or 1, os.getloadavg()[0]

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measure import added_memory, best_by_turns, memory_of_its_own
 from omniglot import ARCHIVES, DEFAULT, SIZE, Characters, characters
 from rich.console import Console
 from rich.table import Table
@@ -67,31 +66,12 @@ def timed(
     makers: Sequence[str], algorithm: str, size: int, over: Sequence[str], turns: int
 ) -> dict[str, float]:
     """Return each maker's best outer step in milliseconds, the makers taking turns."""
-    steps = {maker: _prepared(maker, algorithm, size, over) for maker in makers}
-    best = dict.fromkeys(makers, float("inf"))
-    for _ in range(turns):
-        for maker, step in steps.items():
-            start = time.process_time()
-            step()
-            best[maker] = min(best[maker], 1000 * (time.process_time() - start))
-    return best
+    return best_by_turns({maker: _prepared(maker, algorithm, size, over) for maker in makers}, turns)
 
 
 def memory(maker: str, algorithm: str, size: int, over: Sequence[str]) -> float:
     """Return what three outer steps add to the peak memory of a process of their own, in MiB."""
-    words = [sys.executable, __file__, "--measure", json.dumps([maker, algorithm, size, list(over)])]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
-
-
-def added_memory(maker: str, algorithm: str, size: int, over: Sequence[str]) -> float:
-    """Return what three outer steps add to this process's peak memory, in MiB."""
-    step = _prepared(maker, algorithm, size, over)
-    Path("/proc/self/clear_refs").write_text("5")
-    base = _peak()
-    for _ in range(3):
-        step()
-    return _peak() - base
+    return memory_of_its_own(__file__, [maker, algorithm, size, list(over)])
 
 
 def _prepared(maker: str, algorithm: str, size: int, over: Sequence[str]) -> Callable[[], Weights]:
@@ -102,12 +82,6 @@ def _prepared(maker: str, algorithm: str, size: int, over: Sequence[str]) -> Cal
     chance = seeds.generator(0)
     sampled = [Characters(torch.rand(WAY, 20, 1, size, size, generator=chance)).episode(WAY, 1, 15, chance)]
     return lambda: step(phi, sampled, seeds.generator(0))
-
-
-def _peak() -> float:
-    """Return this process's peak memory in MiB since its peak was forgotten (Linux, proc(5))."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
-    return int(line.split()[1]) / 1024
 
 
 def trained(maker: str, algorithm: str, setting: Setting, data: Characters) -> Weights:
@@ -214,13 +188,14 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.measure:
-        print(added_memory(*json.loads(chosen.measure)))
+        print(added_memory(_prepared(*json.loads(chosen.measure)), 3))
         return
     if not (chosen.omniglot / ARCHIVES[0]).is_file():
         parser.exit(2, f"{chosen.omniglot}: there is no Omniglot. Name its folder with --omniglot.\n")
     for name, setting in list(SETTINGS.items()):
-        SETTINGS[name] = replace(setting, over=(*setting.over, *chosen.set))
-        if name not in chosen.only:
+        if name in chosen.only:
+            SETTINGS[name] = replace(setting, over=(*setting.over, *chosen.set))
+        else:
             del SETTINGS[name]
     console, figures = Console(width=120), dict[str, float]()
     sides = characters(chosen.omniglot)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 BETAS = (0.0, 0.999)
-KEPT = "adam-kept"
 Memory = dict[str, Tensor]
 """What a site remembers of Adam: of each parameter its second moment and the number of steps behind it."""
 
@@ -26,7 +25,7 @@ def optimizer_of(
     if name == "sgd":
         return torch.optim.SGD(parameters.values(), lr)
     adam = torch.optim.Adam(parameters.values(), lr, betas=BETAS)
-    if name == KEPT:
+    if name == "adam-kept":
         for place, parameter in parameters.items():
             adam.state[parameter] = _recalled(memory, place, parameter)
     return adam
@@ -35,7 +34,9 @@ def optimizer_of(
 def _recalled(memory: Memory, place: str, parameter: Tensor) -> dict[str, Tensor]:
     """Return Adam's state of one parameter, on the memory's tensors; afresh if of another shape."""
     steps, moment = f"{place}.steps", f"{place}.second-moment"
-    if moment not in memory or memory[moment].shape != parameter.shape:
-        memory |= {steps: torch.zeros(()), moment: torch.zeros_like(parameter)}
-    memory[moment] = torch.empty_like(parameter).copy_(memory[moment])
-    return {"step": memory[steps], "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": memory[moment]}
+    known = moment in memory and memory[moment].shape == parameter.shape
+    if not known:
+        memory[steps] = torch.zeros(())
+    second = torch.empty_like(parameter).copy_(memory[moment]) if known else torch.zeros_like(parameter)
+    memory[moment] = second
+    return {"step": memory[steps], "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": second}

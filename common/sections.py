@@ -186,9 +186,14 @@ class Training(Section):
     """Seconds to wait for a round's replies."""
 
     @property
+    def remembers(self) -> bool:
+        """Whether a site's inner optimiser goes on from task to task."""
+        return self.inner_optimizer == "adam-kept"
+
+    @property
     def keeps(self) -> bool:
         """Whether a site keeps something of its own from round to round."""
-        return self.normalisation == "local" or self.inner_optimizer == "adam-kept"
+        return self.normalisation == "local" or self.remembers
 
     @model_validator(mode="after")
     def _episodes_need_shots(self) -> Self:

@@ -47,9 +47,14 @@ def write_table_hospital(folder: Path, *, seed: int, rows: int = 80, shift: floa
         for values, label in zip(features, labels, strict=True):
             writer.writerow([*(f"{value:.6f}" for value in values), "nodule" if label else "normal"])
     (folder / "schema.toml").write_text('label = "finding"\nnumeric = ["a", "b", "c", "d"]\n')
+    give_key(folder, seed)
+    return folder
+
+
+def give_key(folder: Path, seed: int = 0) -> None:
+    """Give a hospital a key of a seed's, so that its patients are always split alike."""
     (folder / ".zamenis").mkdir()
     (folder / ".zamenis" / "site.key").write_bytes(bytes([seed % 256]) * 32)
-    return folder
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from common import weights
 from common.cases import Cases, Episode
 from common.inner_loop import InnerLoop, inner_loop
 from common.learner import Learner
-from common.optimizer import KEPT, Memory
+from common.optimizer import Memory
 from common.sections import Training
 from common.weights import Weights
 
@@ -79,7 +79,7 @@ def longest_coordinate(training: Training) -> float:
     never all do, so that beyond four times inner-lr each the bound does not grow further.
     """
     count = steps_at_a_site(training)
-    afresh = math.inf if training.inner_optimizer == KEPT else sum(map(math.sqrt, range(1, count + 1)))
+    afresh = math.inf if training.remembers else sum(map(math.sqrt, range(1, count + 1)))
     return training.clip_norm or training.inner_lr * min(afresh, 4.0 * count)
 
 

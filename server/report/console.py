@@ -55,15 +55,17 @@ class ResultTable:
         rest = f"; all {len(board.sites)} hospitals are in the report" if brief else ""
         yield Text(f"{board.title} at the held-out hospital{lower}", style="italic")
         for start in range(0, len(names), room):
-            shown = range(len(names))[start : start + room]
+            part = slice(start, start + room)
             table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
             table.add_column("K", justify="right")
             table.add_column("hospital", overflow="fold", min_width=8)
-            for place in shown:
-                table.add_column(Text(names[place]), no_wrap=True)
+            for name in names[part]:
+                table.add_column(Text(name), no_wrap=True)
             for group in groups:
-                _add(table, group, brief, shown)
-            yield from ("", table) if start else (table,)
+                _add(table, group, brief, part)
+            if start:
+                yield ""
+            yield table
         yield Text(f"± half the 95 % interval; * best of the line{rest}", style="dim italic")
 
 
@@ -92,12 +94,12 @@ def _lines(groups: Iterable[Group], brief: bool) -> list[Line]:
     return lines
 
 
-def _add(table: Table, group: Group, brief: bool, shown: range) -> None:
-    """Add one K's lines with the algorithms at the places `shown`; K itself is told once."""
+def _add(table: Table, group: Group, brief: bool, part: slice) -> None:
+    """Add one K's lines with a part of the algorithms; K itself is told once."""
     lines = _lines([group], brief)
     for number, line in enumerate(lines):
         shot = str(group.shot) if number == 0 else ""
-        cells = [_cell(line.cells[place]) for place in shown]
+        cells = [_cell(cell) for cell in line.cells[part]]
         total = line in (group.mean, group.worst)
         table.add_row(
             shot, Text(line.name, style="italic" if total else ""), *cells, end_section=line is lines[-1]

@@ -23,6 +23,7 @@ from client.preflight import Reason
 from common.errors import DataError, Refused
 from common.sections import Data, Task
 from tests.client.dicom_files import write
+from tests.conftest import give_key
 
 TASK = Task(kind="segmentation", label="vessels", classes=("background", "vessel"))
 PATIENTS = 12
@@ -98,8 +99,7 @@ def whole(path: Path, pixels: NDArray[np.uint16], patient: str = "P1") -> Datase
 def labelled(folder: Path, rows: list[str]) -> Path:
     """Give a hospital its labels, and a key, so that patients are always split alike."""
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
-    (folder / ".zamenis").mkdir()
-    (folder / ".zamenis" / "site.key").write_bytes(bytes(32))
+    give_key(folder)
     return folder
 
 

@@ -12,6 +12,7 @@ from client.preflight import Reason
 from client.targets import target_of
 from common.errors import DataError
 from common.sections import Data, Task
+from tests.conftest import give_key
 
 AGE = Task(kind="regression", label="age")
 FINDINGS = Task(kind="multi-label", label="findings", classes=("nodule", "effusion"))
@@ -43,8 +44,8 @@ def test_a_label_is_a_target_or_a_reason(task: Task, cells: tuple[str, ...], fou
 
 def table(folder: Path, header: str, rows: list[str]) -> Path:
     """Write a table hospital with one feature."""
-    (folder / ".zamenis").mkdir(parents=True)
-    (folder / ".zamenis" / "site.key").write_bytes(bytes(32))
+    folder.mkdir()
+    give_key(folder)
     (folder / "schema.toml").write_text('numeric = ["x"]\n')
     (folder / "table.csv").write_text("\n".join([header, *rows]) + "\n")
     return folder

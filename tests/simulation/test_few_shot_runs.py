@@ -31,6 +31,7 @@ from simulation.engines import run as run_on
 from simulation.grid import InProcessGrid
 from simulation.phantoms import write_hospitals
 from simulation.run import simulate
+from tests.conftest import give_key
 
 CLASSES = ("a", "b", "c", "d", "e")
 LISTS = (("a", "b", "c"), ("b", "d"), ("c", "d", "e", "a"))
@@ -73,8 +74,7 @@ def hospital(folder: Path, classes: Sequence[str], *, seed: int, each: int = 24)
                 [*(f"{value:.4f}" for value in row), name] for row in centre + chance.normal(size=(each, 2))
             )
     (folder / "schema.toml").write_text('label = "finding"\nnumeric = ["x", "y"]\n')
-    (folder / ".zamenis").mkdir()
-    (folder / ".zamenis" / "site.key").write_bytes(bytes([seed]) * 32)
+    give_key(folder, seed)
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from simulation.sites import import_images
+from tests.conftest import give_key
 from tests.simulation.test_run import command
 
 QUICK = (
@@ -59,8 +60,8 @@ def tables(parent: Path, columns: list[str]) -> Path:
         age = 50 + 15 * features[:, 0] - 10 * features[:, 1] + chance.normal(size=80)
         findings = (features + 0.3 * chance.normal(size=(80, 2)) > 0).astype(int)
         folder = parent / f"site-{site}"
-        (folder / ".zamenis").mkdir(parents=True)
-        (folder / ".zamenis" / "site.key").write_bytes(bytes([site]) * 32)
+        folder.mkdir(parents=True)
+        give_key(folder, site)
         (folder / "schema.toml").write_text('numeric = ["a", "b"]\n')
         with (folder / "table.csv").open("w", newline="") as file:
             writer = csv.writer(file)
