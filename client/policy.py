@@ -1,6 +1,6 @@
 """What a hospital lets a coordinator ask of it: policy.toml, read anew for every message.
 
-A simulated hospital has no such file and allows everything; a hospital's node does not start without one.
+A simulated hospital has no such file and allows `EVERYTHING`; a hospital's node does not start without one.
 """
 
 from __future__ import annotations
@@ -27,34 +27,78 @@ Kind = Literal["describe", "train", "evaluate"]
 
 
 class Policy(Section):
-    """What is allowed; every bound is inclusive."""
+    """What is allowed; every bound is inclusive. A key that a file lacks has its strict default."""
 
-    messages: tuple[Kind, ...] = ("describe", "train", "evaluate")
+    messages: tuple[Kind, ...] = ("describe", "train")
     """Kinds of message that are answered at all."""
-    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
+    algorithms: tuple[str, ...] = tuple(sorted(name for name, one in ALGORITHMS.items() if not one.pooled))
     tasks: tuple[str, ...] = tuple(KINDS)
     models: tuple[str, ...] = tuple(BACKBONES)
-    standardise: tuple[Literal["site", "federation"], ...] = ("site", "federation")
-    """Settings of data.standardise; for "federation" sums over numeric columns leave the hospital. A file
-    without the key allows "site" alone: it may be older than such sums."""
-    secure_aggregation: Literal["required", "optional"] = "optional"
+    standardise: tuple[Literal["site", "federation"], ...] = ("site",)
+    """Settings of data.standardise; for "federation" sums over numeric columns leave the hospital."""
+    secure_aggregation: Literal["required", "optional"] = "required"
     """Whether this hospital's updates leave it only masked."""
-    min_cohort: Annotated[int, Field(ge=2)] = 2
+    min_cohort: Annotated[int, Field(ge=2)] = 3
     """Honest hospitals that any sum with this one's update must cover."""
-    max_rounds: Count = 100_000
+    low_threshold: bool = False
+    """Whether a slot's threshold may lie below the default for its number of holders."""
+    min_patients: Count = 10
+    """Distinct patients behind an update, and in every group of rows that is used or not used as a whole."""
+    min_step_patients: Count = 8
+    """Distinct patients behind a gradient step, in a support and in a query."""
+    max_weight_ratio: Count = 8
+    """Times that the heaviest hospital of a sum may weigh the lightest."""
+    min_count: Count = 10
+    """Patients below which a count leaves the hospital as "fewer than" this."""
+    max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
+    """Largest L2 norm to which an update of this hospital's is clipped, whatever the coordinator asks."""
+    hold_out: bool = False
+    """Whether secure runs may hold hospitals out: they train over cohorts that differ by one hospital."""
+    min_difference: Count = 2
+    """Hospitals by which the cohorts of two meta-trainings must differ, or be the same; else `allow`."""
+    max_trainings: Count = 1000
+    """Meta-trainings that this hospital takes part in within 30 days."""
+    max_rounds: Count = 1000
     """Rounds of one meta-training."""
-    max_steps: Count = 10_000_000
+    max_steps: Count = 200_000
     """Gradient steps that one message may ask for: episodes times inner steps, or draws times steps."""
-    max_replicates: Count = 1_000_000
+    max_replicates: Count = 10_000
     """Bootstrap replicates behind an interval."""
-    max_image_size: Count = 1024
+    max_image_size: Count = 512
     """Pixels; every other size is another copy of all images in this hospital's cache."""
-    max_parameters: Count = 2_000_000_000
-    max_message_mib: Count = 2048
-    max_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    max_parameters: Count = 50_000_000
+    max_message_mib: Count = 256
+    max_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Longest computation for one message; longer ones are ended."""
-    explain: bool = True
+    explain: bool = False
     """Tell the coordinator in full why a message was refused; else only which rule it broke."""
+
+
+EVERYTHING = Policy(
+    messages=("describe", "train", "evaluate"),
+    algorithms=tuple(ALGORITHMS),
+    standardise=("site", "federation"),
+    secure_aggregation="optional",
+    min_cohort=2,
+    low_threshold=True,
+    min_patients=1,
+    min_step_patients=1,
+    max_weight_ratio=1_000_000,
+    min_count=1,
+    max_norm=1e30,
+    hold_out=True,
+    min_difference=1,
+    max_trainings=1_000_000_000,
+    max_rounds=100_000,
+    max_steps=10_000_000,
+    max_replicates=1_000_000,
+    max_image_size=1024,
+    max_parameters=2_000_000_000,
+    max_message_mib=2048,
+    max_seconds=86_400.0,
+    explain=True,
+)
+"""What a hospital without a policy.toml allows: a simulated one, whose coordinator is its own user."""
 
 
 MOST_IN_A_LINE = 6
@@ -72,6 +116,20 @@ models = {models}
 standardise = ["site", "federation"]   # "federation": sums over numeric columns of tables leave as updates do
 secure-aggregation = "required"   # "optional": the coordinator may ask for this hospital's own update
 min-cohort = 3             # honest hospitals that a sum must cover, this one included
+low-threshold = false      # true: sums may open with fewer shares than the default for their size
+
+# How few patients may stand behind what leaves, in distinct patients of this hospital.
+min-patients = 10          # behind an update, and in every group of rows
+min-step-patients = 8      # behind a gradient step, in a support and in a query
+max-weight-ratio = 8       # how many times the heaviest hospital may weigh the lightest
+min-count = 10             # counts below it leave as "fewer than 10"
+max-norm = 1000.0          # an update is never longer than this, whatever the coordinator asks
+
+# Sums over cohorts that differ by one hospital give that hospital's part away.
+hold-out = false           # true: secure runs may hold hospitals out in turn
+min-difference = 2         # hospitals by which two meta-trainings must differ; fewer: zamenis-hospital allow
+max-trainings = 1000       # meta-trainings within 30 days
+
 max-rounds = 1000          # of one meta-training
 max-steps = 200000         # gradient steps in one message
 max-replicates = 10000     # bootstrap replicates behind an interval
@@ -86,11 +144,8 @@ explain = false            # true: refusals tell the coordinator column names an
 
 def guarded() -> str:
     """Return the policy that a hospital starts with, as the text of its file."""
-    lists = {
-        "algorithms": sorted(name for name, one in ALGORITHMS.items() if not one.pooled),
-        "tasks": list(Policy().tasks),
-        "models": list(Policy().models),
-    }
+    strict = Policy()
+    lists = {"algorithms": strict.algorithms, "tasks": strict.tasks, "models": strict.models}
     return GUARDED.format(**{key: _listed(names) for key, names in lists.items()})
 
 
@@ -111,7 +166,7 @@ def _listed(names: Sequence[str]) -> str:
 def policy_of(path: Path | None) -> Policy:
     """Return the policy at `path` as it is now; without a path, everything is allowed."""
     if path is None:
-        return Policy()
+        return EVERYTHING
     try:
         found = path.stat()
     except OSError as error:
@@ -125,7 +180,7 @@ def _read(path: Path, mtime_ns: int, size: int) -> Policy:
         tree: Mapping[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path.name}: not valid TOML: {error}. Mend that line.") from error
-    return validate(Policy, {"standardise": ["site"], **tree}, path.name)
+    return validate(Policy, dict(tree), path.name)
 
 
 def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, parameters: int) -> None:

@@ -35,7 +35,7 @@ from torch import Tensor
 from common.errors import ProtocolError, WireError
 from common.inner_loop import InnerLoop
 
-PROTOCOL = 2
+PROTOCOL = 3
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
 ADVERTISE, DEAL, UNMASK, FINISH = "query.advertise", "query.deal", "query.unmask", "query.finish"
 SECURE_QUERIES = frozenset({ADVERTISE, DEAL, UNMASK, FINISH})

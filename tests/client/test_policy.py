@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client.policy import Kind, Policy, check, guarded, policy_of, starting
+from client.policy import EVERYTHING, Kind, Policy, check, guarded, policy_of, starting
 from common.algorithms import ALGORITHMS
 from common.config import Config, load
 from common.errors import ConfigError, PolicyError
@@ -80,7 +80,7 @@ def test_the_file_is_read_anew_and_must_be_there(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ConfigError, match="nothing is allowed without it"):
         policy_of(path)
-    assert policy_of(None) == Policy()
+    assert policy_of(None) == EVERYTHING
 
 
 def test_an_older_file_allows_no_sums_over_columns(tmp_path: Path) -> None:

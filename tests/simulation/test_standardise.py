@@ -18,7 +18,7 @@ from safetensors import safe_open
 from client.app import app as client_app
 from client.dataset import Hospital, join, open_hospital
 from client.part import standardised
-from client.policy import Kind, Policy, check
+from client.policy import EVERYTHING, Kind, check
 from client.site import NodeConfig, hospital_of
 from common import columns, wire
 from common.columns import Statistics
@@ -325,7 +325,7 @@ def test_a_number_that_cannot_be_summed_is_told_by_line_and_column(
 
 def test_a_hospital_may_refuse_sums_over_its_columns() -> None:
     """The key of policy.toml is named; what the hospital standardises by itself is not touched."""
-    own, config = Policy(standardise=("site",)), small()
+    own, config = EVERYTHING.model_copy(update={"standardise": ("site",)}), small()
     kinds: tuple[Kind, ...] = ("describe", "train")
     for kind in kinds:
         with pytest.raises(PolicyError, match="standardise"):
