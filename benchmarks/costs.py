@@ -29,7 +29,7 @@ from common.algorithms import ALGORITHMS
 from common.cases import Cases, Episode
 from common.config import Config, load
 from common.initialise import learner_of_algorithm, shared_weights
-from server.secure import layout_of
+from server.layout import layout_of
 
 SIZE, SHOT, QUERY, EPISODES = 64, 5, 10, 2
 HOLDERS = 10

@@ -31,6 +31,8 @@ class Gathered:
     sites: int = 0
     episodes: int = 0
     loss_sum: float = 0.0
+    barred: dict[str, str] = field(default_factory=dict)
+    """Who sits this round out because it stopped or spoilt sums, and why."""
 
     def enough(self, training: Training, when: str) -> Vector | None:
         """Return the mean where `min_cohort` sites are in it, after saying who is not.

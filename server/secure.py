@@ -17,25 +17,21 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common import wire
-from common.algorithms.algorithm import longest_coordinate, longest_delta
 from common.errors import SecAggError, WireError
 from common.secagg import aggregator
 from common.secagg.aggregator import Outcome, Slot
 from common.secagg.encoding import dump, load
 from common.secagg.identity import Peer, Roster
-from common.secagg.layout import Layout, Metric
 from common.secagg.messages import Advertisement, Dealing, Holders, Masked, Payload, UnmaskAnswer
 from common.secagg.numbers import default_colluders
 from common.secagg.reasons import Reason, refusal
 from common.sections import Training
 from server.exchange import exchange
 from server.gather import Gathered, why
+from server.layout import layout_of
+from server.standing import Duty, Standing
 
 logger = logging.getLogger("zamenis.server")
-WIDEST = 32
-"""Bits of a sum at most."""
-MOST_LOSS, MOST_CASES = 1e4, 1e7
-"""Bounds of what rides in the sum: mean loss of an episode in nats, cases of a site."""
 GOODBYE = 10.0
 """Seconds for sites to forget a run's secrets; those who miss it do so by themselves later."""
 
@@ -70,31 +66,35 @@ class SecureSum:
     _keys: dict[str, Advertisement] = field(default_factory=dict)
     _slot: int = 0
     _next: Dealt | None = None
-    _accusers: dict[str, set[str]] = field(default_factory=dict)
-    """Who could not open what a site sealed, by that site."""
-    _barred: set[str] = field(default_factory=set)
-    """Sites that deal what nobody can use: they take no more part in this training's sums."""
 
     def __post_init__(self) -> None:
+        self._standing = Standing(max(1, default_colluders(len(self.sites))))
         self._roster = Roster({site: Peer(key) for site, key in self.identities.items()})
 
     def gather(self, grid: Grid, instructions: Mapping[str, Message], then: Sequence[str]) -> Gathered:
         """Return what a round's cohort brings together; `then` is the next round's cohort, or nobody."""
         cohort = sorted(instructions)
         found = Gathered(dict.fromkeys(cohort, wire.SILENT))
+        duty = Duty()
         try:
-            dealt = self._dealings(grid, cohort, found)
-            slot = self._train(grid, dealt, instructions, then, found)
-            outcome = self._unmask(grid, slot)
+            dealt = self._dealings(grid, cohort, found, duty)
+            slot = self._train(grid, dealt, instructions, then, found, duty)
+            outcome = self._unmask(grid, slot, duty)
         except SecAggError as error:
-            logger.warning("a slot is given up: %s", error)
-            if error.reason == Reason.UNRECOVERABLE and error.site:
-                self._barred.add(error.site)
-            given_up = dict.fromkeys(cohort, f"the slot is given up: {error}")
-            found.missing = given_up | {
-                site: words for site, words in found.missing.items() if site in cohort
-            }
-            return found
+            self._give_up(error, cohort, found)
+        else:
+            self._take_sum(outcome, cohort, found)
+        self._standing.judge(duty.slot, duty.asked, duty.missed)
+        return found
+
+    def _give_up(self, error: SecAggError, cohort: Sequence[str], found: Gathered) -> None:
+        logger.warning("a slot is given up: %s", error)
+        if error.reason == Reason.UNRECOVERABLE and error.site:
+            self._standing.bar(error.site, "what it dealt gives no secret")
+        given_up = dict.fromkeys(cohort, f"the slot is given up: {error}")
+        found.missing = given_up | {site: words for site, words in found.missing.items() if site in cohort}
+
+    def _take_sum(self, outcome: Outcome, cohort: Sequence[str], found: Gathered) -> None:
         found.missing = {site: words for site, words in found.missing.items() if site in cohort}
         for site in outcome.liars:
             logger.warning("%s gave wrong shares; the sum was found without them", site)
@@ -102,7 +102,6 @@ class SecureSum:
         found.mean = torch.from_numpy(outcome.total.mean)
         found.sites = len(outcome.survivors)
         found.episodes, found.loss_sum = round(metrics["episodes"]), metrics["loss-sum"]
-        return found
 
     def finish(self, grid: Grid) -> None:
         """Let every site erase the run's secrets."""
@@ -113,22 +112,35 @@ class SecureSum:
         }
         self._exchange(grid, messages, lambda site, reply: None, {}, timeout=GOODBYE)
 
-    def _dealings(self, grid: Grid, cohort: Sequence[str], found: Gathered) -> Dealt:
+    def _dealings(self, grid: Grid, cohort: Sequence[str], found: Gathered, duty: Duty) -> Dealt:
         """Return a slot's dealings: those that came with the last round, or new ones if these are too few."""
-        sound = self._next is not None and self._barred.isdisjoint(self._next.holders.sites)
-        if self._next is not None and sound and self._next.ready(cohort):
-            return self._next
+        dealt = self._next
+        if dealt is None or not self._sound(dealt) or not dealt.ready(cohort):
+            dealt = self._deal_anew(grid, cohort, found, duty)
+        duty.slot, found.barred = dealt.holders.slot, self._standing.out(dealt.holders.slot)
+        found.missing |= found.barred
+        return dealt
+
+    def _sound(self, dealt: Dealt) -> bool:
+        """Return whether nobody who holds shares of a slot has been sent out since."""
+        return self._standing.out(dealt.holders.slot).keys().isdisjoint(dealt.holders.sites)
+
+    def _deal_anew(self, grid: Grid, cohort: Sequence[str], found: Gathered, duty: Duty) -> Dealt:
         wanted = cohort if self._keys else sorted(self.sites)
         unknown = [site for site in wanted if site not in self._keys]
         self._ask(grid, wire.ADVERTISE, unknown, wire.Secured(self.run, identities=self.identities), found)
         dealt = self._open(cohort)
+        duty.expect(dealt.holders.sites, "it does not deal")
         self._ask(grid, wire.DEAL, dealt.holders.sites, self._request_to_deal(dealt), found)
+        for site in dealt.dealings:
+            duty.done(site)
         return dealt
 
     def _open(self, cohort: Sequence[str]) -> Dealt:
-        """Take a new slot and name its holders: everyone of a cohort whose key is known."""
+        """Take a new slot and name its holders: those of a cohort with a known key who do not sit out."""
         self._slot += 1
-        known = [self._keys[site] for site in cohort if site in self._keys and site not in self._barred]
+        out = self._standing.out(self._slot)
+        known = [self._keys[site] for site in cohort if site in self._keys and site not in out]
         self._next = Dealt(aggregator.name_holders(self.run, self._slot, known))
         return self._next
 
@@ -149,6 +161,7 @@ class SecureSum:
         instructions: Mapping[str, Message],
         then: Sequence[str],
         found: Gathered,
+        duty: Duty,
     ) -> Slot:
         """Send the round's instructions with their plan, and take masked vectors and the next dealings."""
         if not dealt.ready(sorted(instructions)):
@@ -176,10 +189,14 @@ class SecureSum:
             secured, vector = wire.read_masked(reply)
             slot.add(replace(load(Masked, secured.answer), vector=vector))
             found.missing.pop(site, None)
+            duty.done(site)
             if secured.dealing:
                 self._keep_dealing(site, load(Dealing, secured.dealing))
 
-        self._exchange(grid, messages, take, found.missing, timeout=self.training.round_timeout)
+        duty.expect(requests, "it dealt and did not mask")
+        accusing = self._exchange(grid, messages, take, found.missing, timeout=self.training.round_timeout)
+        for site in accusing:
+            duty.done(site)
         return slot
 
     def _others(
@@ -197,8 +214,8 @@ class SecureSum:
             asked[site] = wire.ask_secured(self.sites[site], kind, told, seconds=seconds)
         return asked
 
-    def _unmask(self, grid: Grid, slot: Slot) -> Outcome:
-        """Ask the survivors for their shares and return the sum."""
+    def _unmask(self, grid: Grid, slot: Slot, duty: Duty) -> Outcome:
+        """Ask the survivors for their shares and return the sum; where answers are too few, say whose."""
         asked = slot.request()
         told = wire.Secured(self.run, request=dump(asked))
         seconds = self.training.round_timeout
@@ -211,22 +228,24 @@ class SecureSum:
             answer = load(UnmaskAnswer, wire.read_secured(reply).answer)
             _same(site, answer.site)
             slot.answer(answer)
+            duty.done(site)
 
         troubles: dict[str, str] = {}
+        duty.expect(asked.survivors, "it masked and did not unmask")
         self._exchange(grid, messages, take, troubles, timeout=seconds)
         for site, words in troubles.items():
             logger.warning("%s does not unmask: %s", site, words)
+        if not slot.answered:
+            mute = ", ".join(site for site in asked.survivors if site in duty.missed)
+            raise refusal(Reason.TOO_FEW_ANSWERS, mute)
         return slot.finish()
 
-    def _weigh(self, accuser: str, words: str) -> None:
-        """Bar a site whose shares more sites cannot open than may lie; one alone cannot expel another."""
-        accused = next((site for site in self.sites if words == str(refusal(Reason.BAD_SHARE, site))), None)
-        if accused is None:
-            return
-        self._accusers.setdefault(accused, set()).add(accuser)
-        if len(self._accusers[accused]) > max(1, default_colluders(len(self.sites))):
-            logger.warning("%s seals what others cannot open; it takes no more part in sums", accused)
-            self._barred.add(accused)
+    def _accuses(self, accuser: str, words: str) -> bool:
+        """Return whether a refusal says, believably, that another site's shares cannot be opened."""
+        for accused in self.sites:
+            if words == str(refusal(Reason.BAD_SHARE, accused)):
+                return self._standing.accuse(accuser, accused)
+        return False
 
     def _take(self, site: str, reply: Message) -> None:
         """Take what a site that does not train was asked for: its key, or a dealing."""
@@ -258,9 +277,12 @@ class SecureSum:
         missing: dict[str, str],
         *,
         timeout: float,
-    ) -> None:
-        """Send, and take replies as they come; why one cannot be used is put into `missing`."""
-        names = list(messages)
+    ) -> set[str]:
+        """Send, and take replies as they come; why one cannot be used is put into `missing`.
+
+        Return those who cannot do their part for what another sealed.
+        """
+        names, accusing = list(messages), set()
         for place, reply in exchange(grid, list(messages.values()), timeout=timeout):
             site = names[place]
             try:
@@ -269,25 +291,9 @@ class SecureSum:
                 take(site, reply)
             except (WireError, SecAggError) as error:
                 missing[site] = str(error)
-                self._weigh(site, str(error))
-
-
-def layout_of(training: Training, bits: int, parameters: int, holders: int) -> Layout:
-    """Return the shape and bounds of every vector of a slot of so many holders."""
-    by_cases = training.weighting == "examples"
-    return Layout(
-        parameters=parameters,
-        sites=holders,
-        clip_norm=longest_delta(training, parameters),
-        coordinate_range=longest_coordinate(training),
-        bits=bits,
-        max_weight=max(1, 2 ** (WIDEST - bits) // holders) if by_cases else 1,
-        metrics=(
-            Metric("loss-sum", 0.0, MOST_LOSS * training.episodes, 1e-6),
-            Metric("episodes", 0.0, float(training.episodes)),
-            Metric("cases", 0.0, MOST_CASES),
-        ),
-    )
+                if self._accuses(site, str(error)):
+                    accusing.add(site)
+        return accusing
 
 
 def _same(asked: str, told: str) -> None:

@@ -126,7 +126,8 @@ class MetaStrategy(Strategy):
         if found.episodes:
             told["loss"] = found.loss_sum / found.episodes
         seconds = time.monotonic() - started
-        self.history.append({"round": server_round, "sites": found.sites, "seconds": seconds, **told})
+        entry = {"round": server_round, "sites": found.sites, "seconds": seconds, **told}
+        self.history.append(entry | ({"barred": found.barred} if found.barred else {}))
         return told
 
     def _cohort(self, server_round: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ SEEN = {
 def headline(results: Row) -> list[str]:
     """Return what the run found, in sentences: who leads where, the weakest hospital, what is certain."""
     board = Board.of(results.get("rows") or [], results["metric"])
-    idle = _idle(results.get("rounds") or [])
+    idle = [*_idle(results.get("rounds") or []), *_barred(results.get("rounds") or [])]
     seen = SEEN.get(results.get("aggregation", ""), [])
     if not board.cells and not results.get("left_out"):
         hospitals = len(results.get("hospitals") or [])
@@ -58,6 +59,13 @@ def _idle(rounds: Collection[Row]) -> list[str]:
             "Nothing was learned: no round had enough hospitals; phi is as it began, and run.log says why."
         ]
     return [f"{idle} of {len(rounds)} rounds had too few hospitals and left phi as it was; run.log says why."]
+
+
+def _barred(rounds: Collection[Row]) -> list[str]:
+    """Return who sat out because it stopped or spoilt sums, in how many rounds, and the latest reason."""
+    turns = [item for one in rounds for item in one.get("barred", {}).items()]
+    reasons, counts = dict(turns), Counter(site for site, _ in turns)
+    return [f"{site} was kept out of {counts[site]} rounds: it {why}." for site, why in reasons.items()]
 
 
 def _leads(board: Board, names: Collection[str]) -> str:

@@ -27,7 +27,7 @@ from common.secagg.packing import Packed
 from common.secagg.quantise import Contribution
 from common.secagg.site import Member
 from common.sections import Training
-from server.secure import layout_of
+from server.layout import layout_of
 
 Vector = Float[Tensor, "parameter"]
 

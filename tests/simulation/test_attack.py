@@ -19,7 +19,7 @@ from common.config import Config, load
 from common.errors import ConfigError, SecAggError
 from common.initialise import learner_for
 from common.sections import Phantoms
-from server.secure import layout_of
+from server.layout import layout_of
 from simulation import cli
 from simulation.attack import run as attack_run
 from simulation.attack.cohort import hold
