@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from flwr.common import bytes_to_ndarray, ndarray_to_bytes
 from flwr.common.secure_aggregation.ndarrays_arithmetic import (
     factor_combine,
@@ -55,7 +55,7 @@ def bare_keystream(keys: list[bytes], words: int) -> None:
     """Generate the same bytes as the masks of these keys, and nothing else."""
     zeros, stream = memoryview(bytes(8 * PIECE)), memoryview(bytearray(8 * PIECE))
     for key in keys:
-        encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+        encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
         for piece in pieces(words):
             size = 8 * (piece.stop - piece.start)
             encryptor.update_into(zeros[:size], stream[:size])

@@ -22,14 +22,13 @@ from client.home import Home
 from client.hours import opens
 from client.peers import Peers
 from client.policy import Policy, policy_of
-from client.secure import Desk
+from client.secure import Desk, demands
 from client.site import NodeConfig
 from client.vault import Vault
 from client.worker import Worker, WorkerError
 from common import wire
 from common.errors import ConfigError, ZamenisError
 from common.files import write_text
-from common.secagg import numbers
 from common.secagg.site import Member
 
 logger = logging.getLogger("zamenis.node")
@@ -200,12 +199,12 @@ def desk_of(home: Home) -> Desk:
 
     def member(peers: Peers) -> Member:
         roster = peers.roster(site, home.identity)
-        return Member(site, home.identity, roster, numbers.Policy(min_cohort=policy.min_cohort))
+        return Member(site, home.identity, roster, demands(policy))
 
     return Desk(
         member(home.peers()),
         vault_of(home),
-        required=policy.secure_aggregation == "required",
+        policy,
         learn=lambda told: member(home.peers().learn(site, told)),
     )
 

@@ -186,11 +186,11 @@ def _read(path: Path, mtime_ns: int, size: int) -> Policy:
 def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, parameters: int) -> None:
     """Raise PolicyError, which names the key, where a message asks for more than is allowed."""
     named = algorithms_of(kind, instruction, config)
-    _among(policy.messages, [kind], "messages")
-    _among(policy.algorithms, named, "algorithms")
-    _among(policy.tasks, [config.task.kind], "tasks")
-    _among(policy.models, [config.model.name], "models")
-    _among(policy.standardise, [config.data.standardise], "standardise")
+    among(policy.messages, [kind], "messages")
+    among(policy.algorithms, named, "algorithms")
+    among(policy.tasks, [config.task.kind], "tasks")
+    among(policy.models, [config.model.name], "models")
+    among(policy.standardise, [config.data.standardise], "standardise")
     at_most(policy.max_parameters, parameters, "max-parameters")
     at_most(policy.max_image_size, config.data.image_size, "max-image-size")
     at_most(policy.max_replicates, instruction.replicates, "max-replicates")
@@ -208,7 +208,8 @@ def algorithms_of(kind: Kind, instruction: Instruction, config: Config) -> list[
     return list(config.experiment.algorithms) if kind == "describe" else [instruction.algorithm]
 
 
-def _among(allowed: tuple[str, ...], asked: list[str], key: str) -> None:
+def among(allowed: tuple[str, ...], asked: list[str], key: str) -> None:
+    """Raise PolicyError, which names the key, where something is asked for that is not allowed."""
     if any(one not in allowed for one in asked):
         raise PolicyError(key)
 

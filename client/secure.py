@@ -1,34 +1,44 @@
 """Secure aggregation at a site: it stands between the coordinator's messages and whoever trains.
 
 A train message that carries a plan of secure aggregation is answered with a masked vector; the keys, the
-log and every check stay on this side (`common.secagg.site`), and what trains sees an ordinary message.
+log and every check stay on this side (`common.secagg.site`), and what trains sees an ordinary message. What
+is answered here, repetitions of what was sent before included, passes this hospital's policy as it is now.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from typing import cast
 
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from client.peers import peers_of
-from client.policy import policy_of
+from client.policy import Policy, among, check, policy_of
 from client.site import Node
 from client.vault import Vault
 from common import wire
 from common.config import from_json
 from common.errors import PolicyError, SecAggError, WireError
-from common.secagg import site
+from common.secagg import numbers, site
 from common.secagg.encoding import dump, load
 from common.secagg.identity import Identity
-from common.secagg.messages import Dealing, Holders, Masked, MaskRequest, Payload, UnmaskRequest
-from common.secagg.numbers import Policy
+from common.secagg.messages import (
+    Dealing,
+    Holders,
+    Masked,
+    MaskRequest,
+    Payload,
+    UnmaskAnswer,
+    UnmaskRequest,
+)
 from common.secagg.quantise import Contribution
 from common.secagg.site import Answer, Member
-from common.secagg.state import SiteRun
+from common.secagg.state import Open, SiteRun
 
 logger = logging.getLogger("zamenis.client")
 UNKNOWN_KIND = "it answers no such message; install the same version of Zamenis on both sides."
@@ -41,8 +51,8 @@ class Desk:
 
     member: Member
     vault: Vault
-    required: bool
-    """Whether a train message without secure aggregation is refused."""
+    policy: Policy
+    """This hospital's policy as it is now."""
     learn: Callable[[Mapping[str, bytes]], Member]
     """Takes the identity keys that the coordinator names; a new or changed one is unconfirmed."""
 
@@ -56,12 +66,12 @@ class Desk:
                 return self._query(message, kind)
             if kind == wire.TRAIN and wire.is_secured(message):
                 return self._train(message, inner)
-        except SecAggError as error:
+            if kind == wire.TRAIN and self.policy.secure_aggregation == "required":
+                raise PolicyError("secure-aggregation")
+        except (SecAggError, PolicyError) as error:
             logger.warning("refused a %s message: %s", kind, error)
-            return wire.refuse(message, wire.INSECURE, f"{self.member.site}: {error}")
-        if kind == wire.TRAIN and self.required:
-            forbidden = PolicyError("secure-aggregation")
-            return wire.refuse(message, wire.FORBIDDEN, f"{self.member.site}: {forbidden}")
+            code = wire.INSECURE if isinstance(error, SecAggError) else wire.FORBIDDEN
+            return wire.refuse(message, code, f"{self.member.site}: {error}")
         if kind == wire.TRAIN:
             logger.warning("this hospital's own update leaves it unmasked: policy.toml allows that")
         return inner(message)
@@ -69,9 +79,10 @@ class Desk:
     def _query(self, message: Message, kind: str) -> Message:
         fields = wire.read_secured(message)
         run = fields.run
-        if kind == wire.FINISH:
+        if kind == wire.FINISH:  # only erases, so whatever the policy says
             self.vault.finish(run)
             return wire.reply_secured(message, wire.Secured(run))
+        among(self.policy.messages, ["train"], "messages")
         if kind == wire.ADVERTISE:
             member = self.learn(fields.identities)
             told = dump(self._change(run, lambda state: (state, site.advertise(state, member)), member))
@@ -80,12 +91,19 @@ class Desk:
             told = dump(self._change(run, lambda state: site.deal(state, self.member, holders)))
         else:
             asked = load(UnmaskRequest, fields.request)
-            told = dump(self._change(run, lambda state: site.unmask(state, self.member, asked)))
+            told = dump(self._change(run, lambda state: self._unmask(state, asked)))
         return wire.reply_secured(message, wire.Secured(run, answer=told))
+
+    def _unmask(self, state: SiteRun, asked: UnmaskRequest) -> tuple[SiteRun, UnmaskAnswer]:
+        """Answer for a slot that this hospital would still train for."""
+        if state.open is not None and state.open.slot == asked.slot:
+            Asked.load(state.open.asked_for).check(self.policy)
+        return site.unmask(state, self.member, asked)
 
     def _train(self, message: Message, inner: Inner) -> Message:
         """Review, train, mask, and deal for the next slot in the same transaction."""
-        fields = wire.read_secured(message)
+        fields, about = wire.read_secured(message), Asked.of(message)
+        about.check(self.policy)
         request, payload = load(MaskRequest, fields.request), Payload.of(*wire.payload_of(message))
         sent = self._change(
             fields.run, lambda state: (state, site.review(state, self.member, request, payload))
@@ -103,6 +121,7 @@ class Desk:
             if masked is None:
                 assert contribution is not None  # noqa: S101 - it trained
                 state, masked = site.mask(state, self.member, request, payload, contribution)
+                state = replace(state, open=replace(cast(Open, state.open), asked_for=about.dump()))
             if holders:
                 try:
                     state, dealing = site.deal(state, self.member, holders)
@@ -146,15 +165,47 @@ class Desk:
         return self.vault.change(run, member or self.member, transition)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a policy judges of a train message, kept for as long as its slot is open."""
+
+    instruction: wire.Instruction
+    parameters: int
+
+    @classmethod
+    def of(cls, message: Message) -> Asked:
+        """Return what a train message asks."""
+        return cls(wire.read_instruction(message), wire.parameters_of(message))
+
+    @classmethod
+    def load(cls, text: str) -> Asked:
+        """Return what `dump` wrote."""
+        told = json.loads(text)
+        return cls(wire.Instruction(**told["instruction"]), told["parameters"])
+
+    def dump(self) -> str:
+        """Return this as text."""
+        return json.dumps(asdict(self))
+
+    def check(self, policy: Policy) -> None:
+        """Raise PolicyError, which names the key, where the policy does not allow it."""
+        check(policy, "train", self.instruction, from_json(self.instruction.config), self.parameters)
+
+
 def desk_of(node: Node) -> Desk | None:
     """Return the desk of a node whose secrets lie in a folder of its own (a simulated hospital's)."""
     if node.secrets is None:
         return None
     peers = peers_of(node.secrets / "peers.toml")
     identity = Identity((node.secrets / "identity.key").read_bytes())
-    demands = Policy(min_cohort=policy_of(node.policy_file).min_cohort)
-    member = Member(node.site, identity, peers.roster(node.site, identity), demands)
-    return Desk(member, Vault(node.secrets / "vault.db"), required=False, learn=lambda _: member)
+    policy = policy_of(node.policy_file)
+    member = Member(node.site, identity, peers.roster(node.site, identity), demands(policy))
+    return Desk(member, Vault(node.secrets / "vault.db"), policy, learn=lambda _: member)
+
+
+def demands(policy: Policy) -> numbers.Policy:
+    """Return what a hospital's policy demands of every slot."""
+    return numbers.Policy(min_cohort=policy.min_cohort, low_threshold=policy.low_threshold)
 
 
 def secured(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

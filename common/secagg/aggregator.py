@@ -60,7 +60,7 @@ def check_dealing(roster: Roster, holders: Holders, dealing: Dealing) -> None:
     roster.verify(manifest.site, manifest.signature, MANIFEST, *manifest.signed())
     if (manifest.run, manifest.slot) != (holders.run, holders.slot):
         raise refusal(Reason.WRONG_RUN, manifest.site)
-    if manifest.holders != holders.digest():
+    if manifest.holders != holders.digest(roster.keys(holders.sites)):
         raise refusal(Reason.HOLDERS_DIFFER, manifest.site)
     if dealing.sealed.keys() != set(holders.sites) - {manifest.site}:
         raise refusal(Reason.SHARES_MISSING, manifest.site)

@@ -11,16 +11,17 @@ from common.secagg.identity import Identity
 from common.secagg.messages import MANIFEST, Advertisement, Dealing, Holders, Manifest, commitment_to
 from common.secagg.reasons import Reason, refusal
 from common.secagg.state import Dealt
+from common.secagg.terms import Terms
 
 SECRET = 32
 """Bytes of each of the two secrets: s, then b."""
 
 
-def make(identity: Identity, site: str, c: bytes, holders: Holders) -> Dealt:
-    """Return fresh secrets for a slot, dealt to exactly `holders`; `c` is this site's private sealing key."""
-    s, b = fresh(SECRET), fresh(SECRET)
-    commitment = commitment_to(b, holders.run, holders.slot, site)
-    unsigned = Manifest(holders.run, holders.slot, site, agreement.public_of(s), commitment, holders.digest())
+def make(identity: Identity, c: bytes, holders: Holders, terms: Terms) -> Dealt:
+    """Return fresh secrets for a slot, dealt to exactly `holders`; `c` is the dealer's own sealing key."""
+    site, s, b = terms.site, fresh(SECRET), fresh(SECRET)
+    commitment, bound = commitment_to(b, holders.run, holders.slot, site), holders.digest(terms.keys)
+    unsigned = Manifest(holders.run, holders.slot, site, agreement.public_of(s), commitment, bound)
     manifest = replace(unsigned, signature=identity.sign(MANIFEST, *unsigned.signed()))
     shares, public = (
         shamir.split(s + b, holders.threshold, len(holders.advertisements)),
@@ -33,7 +34,7 @@ def make(identity: Identity, site: str, c: bytes, holders: Holders) -> Dealt:
         else:
             key = _key(c, holder, manifest, dealer=public, holder=holder)
             sealed[holder.site] = agreement.seal(key, share, holder.site, *manifest.signed())
-    return Dealt(holders, Dealing(manifest, sealed), s, b, own)
+    return Dealt(holders, terms, Dealing(manifest, sealed), s, b, own)
 
 
 def open_share(c: bytes, site: str, holders: Holders, manifest: Manifest, sealed: bytes) -> bytes:

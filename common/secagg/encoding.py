@@ -31,7 +31,7 @@ from typing import Any, TypeVar, cast
 
 from common.secagg.reasons import Reason, refusal
 
-VERSION = 1
+VERSION = 2
 T = TypeVar("T")
 
 

@@ -80,17 +80,30 @@ class Roster:
 
     def unconfirmed(self, sites: Iterable[str]) -> int:
         """Return how many of these sites must be counted as colluders."""
-        return sum(not self._peer(site).confirmed for site in sites)
+        return len(self.untrusted(self.keys(sites)))
+
+    def keys(self, sites: Iterable[str]) -> dict[str, bytes]:
+        """Return these sites' keys as they are pinned; SecAggError where one is unknown."""
+        return {site: self._peer(site).public for site in sites}
+
+    def untrusted(self, keys: Mapping[str, bytes]) -> list[str]:
+        """Return the sites for which another key than this, or none, is pinned and confirmed."""
+        trusted = {site: peer.public for site, peer in self.peers.items() if peer.confirmed}
+        return [site for site, key in keys.items() if not hmac.compare_digest(trusted.get(site, b""), key)]
 
     def verify(self, site: str, signature: bytes, purpose: str, *content: object) -> None:
         """Raise SecAggError unless `signature` is this site's over content for this purpose."""
-        try:
-            key = Ed25519PublicKey.from_public_bytes(self._peer(site).public)
-            key.verify(signature, statement(purpose, *content))
-        except (InvalidSignature, ValueError) as error:
-            raise refusal(Reason.UNTRUSTED, site) from error
+        verify(site, self._peer(site).public, signature, purpose, *content)
 
     def _peer(self, site: str) -> Peer:
         if site not in self.peers:
             raise refusal(Reason.UNKNOWN_SITE, site)
         return self.peers[site]
+
+
+def verify(site: str, public: bytes, signature: bytes, purpose: str, *content: object) -> None:
+    """Raise SecAggError, which names `site`, unless `signature` is by the key `public` over content."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, statement(purpose, *content))
+    except (InvalidSignature, ValueError) as error:
+        raise refusal(Reason.UNTRUSTED, site) from error

@@ -1,8 +1,10 @@
-"""Masks: ChaCha20 keystreams (RFC 8439) under keys that are used once, added modulo 2^64.
+"""Masks: keystreams of AES-256 in counter mode under keys that are used once, added modulo 2^64.
 
 Vectors are 64-bit words, each with several numbers side by side (see `layout`); addition wraps. A key serves
-one vector, so the zero nonce is sound. All masks are added to one piece of the vector before the next is
-touched: the piece stays in the processor's cache, and memory is two pieces.
+one vector, so that its counter may start at zero (NIST SP 800-38A, 6.5). The cipher is fixed by
+`encoding.VERSION`, never agreed upon, and its name is in every mask's derivation. All masks are added to one
+piece of the vector before the next is touched: the piece stays in the processor's cache, and memory is two
+pieces.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from jaxtyping import UInt, UInt64
 
 from common.secagg.agreement import derived_key, shared_key
 
+CIPHER = "AES-256-CTR"
 PIECE = 2**15
 """Words of a vector worked on at a time: 256 KiB."""
 
@@ -23,10 +26,10 @@ Words = np.ndarray
 
 
 class Keystream:
-    """The ChaCha20 keystream of a 32-byte key, read from its start as little-endian numbers."""
+    """The AES-256-CTR keystream of a 32-byte key, read from its start as little-endian numbers."""
 
     def __init__(self, key: bytes) -> None:
-        self._encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+        self._encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
         self._zeros = memoryview(_ZEROS)
 
     def read_into(self, words: UInt[Words, "number"]) -> None:
@@ -51,7 +54,7 @@ class Mask:
 
 def self_mask(seed: bytes, run: str, slot: int, agreed: bytes, site: str) -> Mask:
     """Return the mask of a site alone, from its seed b and the D it agreed to."""
-    return Mask(derived_key(seed, "self mask", run, slot, agreed, site))
+    return Mask(derived_key(seed, "self mask", CIPHER, run, slot, agreed, site))
 
 
 def pair_mask(s: bytes, site: str, peer: str, public: bytes, run: str, slot: int, agreed: bytes) -> Mask:
@@ -60,7 +63,7 @@ def pair_mask(s: bytes, site: str, peer: str, public: bytes, run: str, slot: int
     Only two sites that agreed to the same D have masks that cancel.
     """
     first, second = sorted((site, peer))
-    key = shared_key(s, public, peer, "pair mask", run, slot, agreed, first, second)
+    key = shared_key(s, public, peer, "pair mask", CIPHER, run, slot, agreed, first, second)
     return Mask(key, negative=site > peer)
 
 

@@ -6,7 +6,7 @@ side is believed only as far as `site` or `aggregator` has checked it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
@@ -60,10 +60,14 @@ class Holders:
         """Return a holder's number in Shamir's sense."""
         return 1 + self.sites.index(site)
 
-    def digest(self) -> bytes:
-        """Return what every manifest of the slot is bound to: run, slot, numbers, names and keys."""
-        keys = tuple(each.signed() for each in self.advertisements)
-        return digest("holders", self.run, self.slot, self.threshold, self.degree, keys)
+    def digest(self, keys: Mapping[str, bytes]) -> bytes:
+        """Return what every manifest of the slot is bound to: run, slot, numbers, names and keys.
+
+        `keys` are the holders' identity keys as whoever signs the manifest has them pinned: those whose
+        digests are equal mean the same sites by the same names.
+        """
+        whole = tuple((keys[each.site], *each.signed()) for each in self.advertisements)
+        return digest("holders", self.run, self.slot, self.threshold, self.degree, whole)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ dropouts that do not depend on the graph; a coordinator that lies about dropouts
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.secagg.reasons import Reason, refusal
 from common.secagg.shamir import MOST_HOLDERS
@@ -58,13 +58,15 @@ class Policy:
     """Honest sites that any sum must cover."""
     colluders: int | None = None
     """Confirmed sites that may collude with the coordinator; None: 1 from five holders, 0 below."""
+    low_threshold: bool = False
+    """Whether t may lie below the default for n; the inequalities suffice, this is a second wall."""
 
     def check(self, numbers: Numbers, unconfirmed: int) -> None:
         """Raise SecAggError unless the numbers keep the promise; unconfirmed holders count as colluders."""
         n, t = numbers.holders, numbers.threshold
         if not 2 <= n <= MOST_HOLDERS:
             raise refusal(Reason.TOO_MANY_SITES)
-        colluders = self._colluders(n) + unconfirmed
+        colluders = self.borne(n) + unconfirmed
         if not colluders < t <= n:
             raise refusal(Reason.BAD_THRESHOLD)
         if not 2 * t > n + colluders:
@@ -73,8 +75,11 @@ class Policy:
             raise refusal(Reason.TOO_FEW_HONEST)
         if numbers.degree < least_degree(numbers, colluders):
             raise refusal(Reason.SPARSE_GRAPH)
+        if t < default_threshold(n) and not self.low_threshold:
+            raise refusal(Reason.LOW_THRESHOLD)
 
-    def _colluders(self, holders: int) -> int:
+    def borne(self, holders: int) -> int:
+        """Return how many confirmed ones of so many holders may collude."""
         return default_colluders(holders) if self.colluders is None else self.colluders
 
 
@@ -83,20 +88,22 @@ def default_colluders(holders: int) -> int:
     return 1 if holders >= 5 else 0
 
 
-def default_numbers(holders: int, *, colluders: int | None = None, threshold: int | None = None) -> Numbers:
-    """Return the numbers that a coordinator proposes.
+def default_threshold(holders: int) -> int:
+    """Return the t that a coordinator proposes for n holders.
 
     Just under a third of the sites may drop (t = floor(2n/3) + 1), above COMPLETE_UP_TO just under a fifth
     (t = floor(4n/5) + 1): the fewer may drop, the sparser the graph may be.
     """
-    small = holders <= COMPLETE_UP_TO
-    if threshold is None:
-        threshold = (2 * holders // 3 if small else 4 * holders // 5) + 1
-    complete = Numbers(holders, threshold, max(holders - 1, 0))
-    if small:
+    return (2 * holders // 3 if holders <= COMPLETE_UP_TO else 4 * holders // 5) + 1
+
+
+def default_numbers(holders: int, *, colluders: int | None = None, threshold: int | None = None) -> Numbers:
+    """Return the numbers that a coordinator proposes."""
+    complete = Numbers(holders, threshold or default_threshold(holders), max(holders - 1, 0))
+    if holders <= COMPLETE_UP_TO:
         return complete
     borne = default_colluders(holders) if colluders is None else colluders
-    return Numbers(holders, threshold, least_degree(complete, borne))
+    return replace(complete, degree=least_degree(complete, borne))
 
 
 def least_degree(numbers: Numbers, colluders: int) -> int:

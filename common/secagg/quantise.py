@@ -88,7 +88,7 @@ class Quantiser:
         np.clip(exact, 0, weight * layout.levels, out=exact)
         self._chance.read_into(noise)
         exact += np.multiply(noise, np.float32(2.0**-ROUNDING_BITS), out=self._fraction[: len(numbers)])
-        numbers[:] = exact
+        numbers.view(np.int64)[:] = exact  # below 2^32: the signed conversion is the faster one
 
     def _metrics(self) -> UInt64[Vector, "limb"]:
         layout, given = self._layout, self._contribution

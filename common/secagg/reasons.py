@@ -35,6 +35,7 @@ class Reason(StrEnum):
     SPLIT_VIEWS = "split-views"
     TOO_FEW_HONEST = "too-few-honest"
     SPARSE_GRAPH = "sparse-graph"
+    LOW_THRESHOLD = "low-threshold"
     BAD_LISTS = "bad-lists"
     TOO_FEW_SURVIVORS = "too-few-survivors"
     SLOT_CLOSED = "slot-closed"
@@ -71,7 +72,8 @@ WORDS = {
     Reason.NOT_DEALT: "this site has not dealt for this slot; ask it to deal first.",
     Reason.NOT_HOLDER: "this site, with its present key, is not among the holders; name it or ask others.",
     Reason.HOLDERS_DIFFER: (
-        "the manifest was made for other holders, keys, threshold or graph; deal again for a new slot."
+        "the manifest was made for other holders, keys, threshold or graph; compare the roster if it recurs, "
+        "and deal again for a new slot."
     ),
     Reason.SHARES_MISSING: (
         "the shares do not come from, or go to, exactly the sites they must; send one for each."
@@ -101,6 +103,10 @@ WORDS = {
     ),
     Reason.SPARSE_GRAPH: (
         "the mask graph could be cut by dropouts and colluders; raise its degree or the threshold."
+    ),
+    Reason.LOW_THRESHOLD: (
+        "the threshold is below the default for so many holders; raise it, or allow low-threshold in this "
+        "site's policy."
     ),
     Reason.BAD_LISTS: (
         "survivors and dropped must be disjoint, cover the cohort exactly, and name this site a survivor; "

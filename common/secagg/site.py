@@ -1,7 +1,9 @@
 """A site's transitions: (state, what came) -> (state', what to send), or a refusal that changes nothing.
 
-Every check that protects this site is here, against its own roster and policy. In a run: `join`, `advertise`,
-`deal`; then per slot `review`, train, `mask`, `deal` for the next slot, `unmask`; at the end `finish`.
+Every check that protects this site is here, against its own roster and policy: what it verified when it
+dealt for a slot is frozen with the slot (`terms`), and judged again at every later step of it, repetitions
+included. In a run: `join`, `advertise`, `deal`; then per slot `review`, train, `mask`, `deal` for the next
+slot, `unmask`; at the end `finish`.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from common.secagg.numbers import Policy, neighbours
 from common.secagg.quantise import Contribution
 from common.secagg.reasons import Reason, refusal
 from common.secagg.state import Dealt, Finished, Open, SiteRun
+from common.secagg.terms import Terms
 
 Answer = TypeVar("Answer")
 
@@ -83,6 +86,7 @@ def deal(state: SiteRun, member: Member, holders: Holders) -> tuple[SiteRun, Dea
     The same request again gets the same dealing. A later slot's dealing replaces one not masked in.
     """
     if state.dealt is not None and state.dealt.holders == holders:
+        state.dealt.terms.judged(member.roster, member.policy)
         return state, state.dealt.dealing
     if holders.run != state.run:
         raise refusal(Reason.WRONG_RUN)
@@ -90,13 +94,14 @@ def deal(state: SiteRun, member: Member, holders: Holders) -> tuple[SiteRun, Dea
         used = state.dealt is not None and state.dealt.holders.slot == holders.slot
         raise refusal(Reason.SLOT_USED if used else Reason.OLD_SLOT)
     peers = _checked_holders(state, member, holders)
-    dealt = dealing.make(member.identity, state.site, state.c, holders)
+    terms = Terms.of(state.site, member.roster, member.policy, holders)
+    dealt = dealing.make(member.identity, state.c, holders, terms)
     return replace(state, highest=holders.slot, peers=peers, dealt=dealt), dealt.dealing
 
 
 def review(state: SiteRun, member: Member, request: MaskRequest, payload: Payload) -> Masked | None:
     """Judge a request before training: the stored answer if there is one, None if the site may train."""
-    stored = _stored(state, request.plan)
+    stored = _stored(state, member, request.plan)
     if stored is None:
         _held_shares(state, member, request, payload)
     return stored
@@ -109,7 +114,7 @@ def mask(
 
     The same plan again gets the stored bytes, whatever the contribution; another plan is refused.
     """
-    stored = _stored(state, request.plan)
+    stored = _stored(state, member, request.plan)
     if stored is not None:
         return state, stored
     dealt, held = _held_shares(state, member, request, payload)
@@ -119,7 +124,7 @@ def mask(
     masked = Masked(plan.run, plan.slot, state.site, packed, signature)
     keys = {peer: share[: dealing.SECRET] for peer, share in held.items()}
     seeds = {peer: share[dealing.SECRET :] for peer, share in held.items()} | {state.site: dealt.own_share}
-    opened = Open(plan.slot, dealt.holders.threshold, agreed, plan.cohort, seeds, keys, masked)
+    opened = Open(plan.slot, dealt.terms, agreed, plan.cohort, seeds, keys, masked)
     return replace(state, dealt=None, open=opened), masked
 
 
@@ -133,12 +138,13 @@ def unmask(state: SiteRun, member: Member, request: UnmaskRequest) -> tuple[Site
     opened = state.open
     if opened is None or opened.slot != request.slot:
         raise refusal(Reason.SLOT_CLOSED)
+    terms = opened.terms.judged(member.roster, member.policy)
     asked = digest("unmask request", request)
     if opened.answer is not None:
         if hmac.compare_digest(asked, opened.asked):
             return state, opened.answer
         raise refusal(Reason.ANSWERED_OTHERWISE)
-    _check_lists(state.site, member.roster, opened, request)
+    _check_lists(state.site, opened, request)
     answer = UnmaskAnswer(
         request.run,
         request.slot,
@@ -146,7 +152,7 @@ def unmask(state: SiteRun, member: Member, request: UnmaskRequest) -> tuple[Site
         seeds={peer: opened.seeds[peer] for peer in request.survivors},
         keys={peer: opened.keys[peer] for peer in request.dropped},
     )
-    closed = replace(opened, seeds={}, keys={}, masked=None, asked=asked, answer=answer)
+    closed = replace(opened, terms=terms, seeds={}, keys={}, masked=None, asked=asked, answer=answer)
     return replace(state, open=closed), answer
 
 
@@ -166,16 +172,10 @@ def _checked_holders(state: SiteRun, member: Member, holders: Holders) -> dict[s
     own = known.get(state.site)
     if state.site not in holders.sites or own is None or own.signed() != advertise(state, member).signed():
         raise refusal(Reason.NOT_HOLDER)
-    _check_numbers(member, holders)
     return known
 
 
-def _check_numbers(member: Member, holders: Holders) -> None:
-    others = [site for site in holders.sites if site != member.site]
-    member.policy.check(holders.numbers, member.roster.unconfirmed(others))
-
-
-def _stored(state: SiteRun, plan: Plan) -> Masked | None:
+def _stored(state: SiteRun, member: Member, plan: Plan) -> Masked | None:
     """Return what was sent for this very plan before; refuse another plan for a slot that is over."""
     if plan.run != state.run:
         raise refusal(Reason.WRONG_RUN)
@@ -187,13 +187,14 @@ def _stored(state: SiteRun, plan: Plan) -> Masked | None:
         raise refusal(Reason.SLOT_USED)
     if state.open.masked is None:
         raise refusal(Reason.SLOT_CLOSED)
+    state.open.terms.judged(member.roster, member.policy)
     return state.open.masked
 
 
 def _held_shares(
     state: SiteRun, member: Member, request: MaskRequest, payload: Payload
 ) -> tuple[Dealt, dict[str, bytes]]:
-    """Return this site's dealing and the shares it now holds, by dealer, after every check."""
+    """Return this site's dealing, judged anew, and the shares it now holds, by dealer, after every check."""
     dealt, plan = state.dealt, request.plan
     if dealt is None or dealt.holders.slot != plan.slot:
         raise refusal(Reason.NOT_DEALT if plan.slot > state.highest else Reason.OLD_SLOT)
@@ -205,23 +206,23 @@ def _held_shares(
         raise refusal(Reason.OTHER_PAYLOAD)
     if len(cohort) > plan.layout.sites:
         raise refusal(Reason.OVERFLOW)
-    _check_numbers(member, holders)
+    dealt = replace(dealt, terms=dealt.terms.judged(member.roster, member.policy))
     if request.sealed.keys() != set(cohort) - {state.site}:
         raise refusal(Reason.SHARES_MISSING)
     held = {}
     for manifest in plan.manifests:
-        _check_manifest(member.roster, dealt, manifest)
+        _check_manifest(dealt, manifest)
         if manifest.site != state.site:
             sealed = request.sealed[manifest.site]
             held[manifest.site] = dealing.open_share(state.c, state.site, holders, manifest, sealed)
     return dealt, held
 
 
-def _check_manifest(roster: Roster, dealt: Dealt, manifest: Manifest) -> None:
+def _check_manifest(dealt: Dealt, manifest: Manifest) -> None:
     own = dealt.dealing.manifest
     if (manifest.run, manifest.slot) != (own.run, own.slot):
         raise refusal(Reason.WRONG_RUN, manifest.site)
-    roster.verify(manifest.site, manifest.signature, MANIFEST, *manifest.signed())
+    dealt.terms.verify(manifest.site, manifest.signature, MANIFEST, *manifest.signed())
     if manifest.holders != own.holders or (manifest.site == own.site and manifest != own):
         raise refusal(Reason.HOLDERS_DIFFER, manifest.site)
 
@@ -236,13 +237,13 @@ def _masks(dealt: Dealt, plan: Plan, site: str) -> list[Mask]:
     return masks
 
 
-def _check_lists(site: str, roster: Roster, opened: Open, request: UnmaskRequest) -> None:
+def _check_lists(site: str, opened: Open, request: UnmaskRequest) -> None:
     survivors: Mapping[str, bytes] = request.survivors
     disjoint = not set(survivors) & set(request.dropped)
     covered = set(survivors) | set(request.dropped) == set(opened.cohort)
     if not (disjoint and covered and ascending(request.dropped) and site in survivors):
         raise refusal(Reason.BAD_LISTS)
-    if len(survivors) < opened.threshold:
+    if len(survivors) < opened.terms.numbers.threshold:
         raise refusal(Reason.TOO_FEW_SURVIVORS)
     for peer, signature in survivors.items():
-        roster.verify(peer, signature, MASKED, request.run, request.slot, opened.digest)
+        opened.terms.verify(peer, signature, MASKED, request.run, request.slot, opened.digest)

@@ -14,6 +14,7 @@ from common.errors import SecAggError
 from common.secagg.encoding import dump, load
 from common.secagg.messages import Advertisement, Dealing, Holders, Masked, UnmaskAnswer
 from common.secagg.reasons import Reason, refusal
+from common.secagg.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Dealt:
     """A slot that this site has dealt for and not yet masked in."""
 
     holders: Holders
+    terms: Terms
     dealing: Dealing
     s: bytes = field(repr=False)
     """X25519 private key of the pairwise masks."""
@@ -35,7 +37,7 @@ class Open:
     """A slot that this site has masked in: its secrets are gone, shares of others remain until it answers."""
 
     slot: int
-    threshold: int
+    terms: Terms
     digest: bytes
     """D, which this site signed."""
     cohort: tuple[str, ...]
@@ -45,6 +47,8 @@ class Open:
     """Shares of s, by dealer; empty once answered."""
     masked: Masked | None
     """Stored before it was sent, so that the same request gets these bytes again; None once answered."""
+    asked_for: str = ""
+    """What the caller noted of the train message, to judge it by its own rules again before it unmasks."""
     asked: bytes = b""
     """Digest of the unmask request that was answered."""
     answer: UnmaskAnswer | None = None

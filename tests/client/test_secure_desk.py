@@ -11,7 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
 from client.peers import peers_of
-from client.policy import guarded
+from client.policy import guarded, starting
 from client.secure import Desk
 from client.site import Node, NodeConfig, hospital_of
 from client.vault import Vault
@@ -47,7 +47,7 @@ def desk(tmp_path: Path) -> Desk:
     peers = tmp_path / "peers.toml"
     peers.write_text("")
     member = Member("site-1", identity, peers_of(peers).roster("site-1", identity), Policy())
-    return Desk(member, Vault(tmp_path / "vault.db"), required=True, learn=lambda _: member)
+    return Desk(member, Vault(tmp_path / "vault.db"), starting(), learn=lambda _: member)
 
 
 def message(kind: str, config: Config) -> Message:

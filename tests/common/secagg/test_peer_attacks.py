@@ -10,6 +10,7 @@ from common.secagg import aggregator, agreement, dealing, shamir
 from common.secagg.encoding import dump, load
 from common.secagg.messages import MANIFEST, MASKED, Dealing, Holders, Manifest, Masked, UnmaskAnswer
 from common.secagg.state import Dealt
+from common.secagg.terms import Terms
 from tests.common.secagg.federation import (
     PAYLOAD,
     Federation,
@@ -32,7 +33,8 @@ def federation() -> Federation:
 def genuine(federation: Federation, holders: Holders) -> Dealt:
     """Return what the liar would honestly deal, with its secrets."""
     liar = federation[LIAR]
-    return dealing.make(liar.member.identity, LIAR, liar.state.c, holders)
+    terms = Terms.of(LIAR, liar.member.roster, liar.member.policy, holders)
+    return dealing.make(liar.member.identity, liar.state.c, holders, terms)
 
 
 def signed(federation: Federation, manifest: Manifest) -> Manifest:

@@ -43,7 +43,7 @@ def transcript(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return {
         "roster digest": federation.roster.digest(),
         "advertisement": dump(holders.advertisements[0]).hex(),
-        "holders digest": holders.digest().hex(),
+        "holders digest": holders.digest(federation.roster.keys(holders.sites)).hex(),
         "manifest": dump(slot.plan.manifests[0]).hex(),
         "sealed share of h000 to h001": requests["h001"].sealed["h000"].hex(),
         "D": slot.plan.digest().hex(),

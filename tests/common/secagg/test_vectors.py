@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,14 +25,20 @@ GOLDEN = Path(__file__).parent / "golden" / "vector.json"
 KEY = bytes(range(32))
 
 
-def test_keystream_is_chacha20() -> None:
-    """RFC 8439, appendix A.1, test vector 1: zero key, zero nonce, counter 0."""
-    words = np.empty(16, np.uint32)
-    Keystream(bytes(32)).read_into(words)
-    assert words.astype("<u4").tobytes().hex() == (
-        "76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7"
-        "da41597c5157488d7724e03fb8d84a376a43b8f41518a11cc387b669b2ee6586"
-    )
+def test_keystream_is_aes_256_in_counter_mode() -> None:
+    """NIST SP 800-38A, 6.5: block n of the keystream is AES-256 of the number n, counted from zero."""
+    words = np.empty(8, np.uint64)
+    Keystream(KEY).read_into(words)
+    block = Cipher(algorithms.AES256(KEY), modes.ECB()).encryptor()  # noqa: S305 - the bare block cipher
+    counters = b"".join(number.to_bytes(16, "big") for number in range(4))
+    assert words.astype("<u8").tobytes() == block.update(counters)
+
+
+def test_the_block_cipher_is_aes_256() -> None:
+    """FIPS 197, appendix C.3: key 00 01 .. 1f, plaintext 00 11 .. ff."""
+    block = Cipher(algorithms.AES256(KEY), modes.ECB()).encryptor()  # noqa: S305 - the bare block cipher
+    plain = bytes.fromhex("00112233445566778899aabbccddeeff")
+    assert block.update(plain).hex() == "8ea2b7ca516745bfeafc49904b496089"
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=5), st.integers(1, 200))
@@ -53,7 +59,7 @@ def test_pieces_are_one_keystream() -> None:
     masks = Masks([Mask(KEY)])
     for piece in pieces(size):
         masks.apply(words[piece])
-    encryptor = Cipher(algorithms.ChaCha20(KEY, bytes(16)), mode=None).encryptor()
+    encryptor = Cipher(algorithms.AES256(KEY), modes.CTR(bytes(16))).encryptor()
     assert encryptor.update(bytes(8 * size)) == words.astype("<u8").tobytes()
 
 

@@ -1,0 +1,139 @@
+"""Hospitals' desks as their nodes set them up, folders, vaults and policies and all, and messages to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from flwr.app import Message
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.home import Home, Keys, NodeSettings
+from client.node import desk_of
+from client.peers import as_toml
+from client.policy import guarded
+from common import wire
+from common.config import Config, load
+from common.secagg import aggregator
+from common.secagg.encoding import dump
+from common.secagg.encoding import load as read
+from common.secagg.identity import Peer
+from common.secagg.layout import Layout, Metric
+from common.secagg.messages import (
+    Advertisement,
+    Dealing,
+    Holders,
+    Masked,
+    MaskRequest,
+    Payload,
+    UnmaskAnswer,
+    UnmaskRequest,
+)
+from common.secagg.numbers import Numbers
+
+RUN, ROUND, PARAMETERS = "run-1", 1, 40
+METRICS = (Metric("loss-sum", 0, 1e4, 1e-6), Metric("episodes", 0, 100), Metric("cases", 0, 1e7))
+
+
+@dataclass
+class Desks:
+    """Hospitals that have confirmed each other, and what each would contribute if it trained."""
+
+    folder: Path
+    size: int
+    policy: str = field(default_factory=guarded)
+    homes: dict[str, Home] = field(init=False)
+    trained: list[str] = field(default_factory=list)
+    """Who was let train, in order."""
+
+    def __post_init__(self) -> None:
+        self.names = [f"h{number:03d}" for number in range(self.size)]
+        keys = {name: Keys.make() for name in self.names}
+        public = {name: each.identity.public_key().public_bytes_raw() for name, each in keys.items()}
+        self.homes = {}
+        for number, name in enumerate(self.names, start=1):
+            settings = NodeSettings(
+                site=name, federation="demo", host="meta.example.org", port=8443, node_id=number
+            )
+            self.homes[name] = Home.make(
+                self.folder / name, settings, keys[name], ca=b"", peers={}, policy=self.policy
+            )
+            peers = {peer: Peer(key, confirmed=True) for peer, key in public.items() if peer != name}
+            self.homes[name].peers_file.write_text(as_toml(peers))
+        self.public = public
+        self.config: Config = load(None, ['task.classes=["normal","nodule"]', 'model.name="mlp"'])
+        self.phi = torch.zeros(PARAMETERS)
+
+    def delta(self, name: str) -> torch.Tensor:
+        """Return a hospital's own update, which is easy to know again."""
+        return torch.linspace(-0.2, 0.2, PARAMETERS) * (1 + self.names.index(name) / 10)
+
+    @property
+    def layout(self) -> Layout:
+        """The shape of every vector."""
+        return Layout(PARAMETERS, self.size, 4.0, 0.5, metrics=METRICS)
+
+    def answer(self, name: str, message: Message) -> Message:
+        """Return a hospital's reply, by its node's desk as it is now."""
+
+        def train(plain: Message) -> Message:
+            self.trained.append(name)
+            return wire.reply_contribution(plain, wire.Contribution(self.delta(name), 0.5, 1, 20))
+
+        return desk_of(self.homes[name]).answer(message, train)
+
+    def ask(self, name: str, kind: str, **secured: object) -> Message:
+        """Return a hospital's reply to one of the protocol's own messages."""
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        asked = wire.ask_secured(1, kind, wire.Secured(RUN, **secured), seconds=60.0)  # type: ignore[arg-type]
+        return self.answer(name, asked)
+
+    def advertise(self, name: str, identities: dict[str, bytes] | None = None) -> Advertisement:
+        """Return a hospital's key for the run; `identities` are those that the coordinator names."""
+        told = self.ask(name, wire.ADVERTISE, identities=identities or self.public)
+        return read(Advertisement, wire.read_secured(told).answer)
+
+    def holders(self, slot: int = 1, numbers: Numbers | None = None) -> Holders:
+        """Return the request to deal, to all."""
+        return aggregator.name_holders(RUN, slot, map(self.advertise, self.names), numbers)
+
+    def deal(self, name: str, holders: Holders) -> Message:
+        """Return a hospital's reply to a request to deal."""
+        return self.ask(name, wire.DEAL, holders=dump(holders))
+
+    def dealings(self, holders: Holders, names: Iterable[str] = ()) -> list[Dealing]:
+        """Return what hospitals deal, by default all."""
+        replies = [self.deal(name, holders) for name in names or self.names]
+        return [read(Dealing, wire.read_secured(reply).answer) for reply in replies]
+
+    def instruction(self) -> Message:
+        """Return the round's train message, without anything of secure aggregation."""
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        told = wire.Instruction(self.config.to_json(), "reptile", ROUND, run="meta-1")
+        return wire.instruct(1, wire.TRAIN, told, wire.vector(self.phi), seconds=60.0)
+
+    def requests(self, holders: Holders, dealings: Sequence[Dealing]) -> dict[str, MaskRequest]:
+        """Return what an honest coordinator asks of every hospital that dealt."""
+        payload = Payload.of(*wire.payload_of(self.instruction()))
+        return aggregator.mask_requests(holders, dealings, payload, self.layout)
+
+    def train(self, name: str, request: MaskRequest) -> Message:
+        """Return a hospital's reply to a train message with a plan."""
+        return self.answer(name, wire.secure(self.instruction(), wire.Secured(RUN, request=dump(request))))
+
+    def masked(self, name: str, request: MaskRequest) -> Masked:
+        """Return the vector that a hospital sends."""
+        secured, vector = wire.read_masked(self.train(name, request))
+        told = read(Masked, secured.answer)
+        return Masked(told.run, told.slot, told.site, vector, told.signature)
+
+    def unmask(self, name: str, request: UnmaskRequest) -> Message:
+        """Return a hospital's reply to a request to unmask."""
+        return self.ask(name, wire.UNMASK, request=dump(request))
+
+
+def unmasked(reply: Message) -> UnmaskAnswer:
+    """Return the shares in a reply."""
+    return read(UnmaskAnswer, wire.read_secured(reply).answer)

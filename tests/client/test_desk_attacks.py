@@ -1,0 +1,112 @@
+"""A malicious coordinator before hospitals' own desks, vaults and policies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from client.policy import guarded
+from common import wire
+from common.secagg.identity import Identity
+from common.secagg.messages import MASKED, MaskRequest, UnmaskRequest
+from common.secagg.numbers import Numbers
+from tests.client.desks import RUN, Desks
+from tests.common.secagg.adversary import spread
+from tests.common.secagg.federation import unmask_request
+
+LAX = guarded().replace("low-threshold = false", "low-threshold = true").replace("cohort = 3", "cohort = 2")
+"""Allows whatever the inequalities bear, so that no second wall stands before the first."""
+
+
+def test_naming_another_key_opens_nobodys_update(tmp_path: Path) -> None:
+    """Thirteen at t = 8: the victim masks with eight, the twelve with all.
+
+    Then another run's `advertise` names another key for the victim, by which its signature on the twelve's
+    plan is forged.
+    """
+    desks, forged = Desks(tmp_path, 13, LAX), Identity.make()
+    victim, *others = desks.names
+    holders = desks.holders(numbers=Numbers(13, 8, 12))
+    requests = desks.requests(holders, desks.dealings(holders))
+    everyone = requests[victim].plan
+    plan = replace(everyone, manifests=everyone.manifests[:8])
+    sealed = {peer: requests[victim].sealed[peer] for peer in plan.cohort[1:]}
+    masked = desks.masked(victim, MaskRequest(plan, sealed))
+    signatures = {name: desks.masked(name, requests[name]).signature for name in others}
+    signatures[victim] = forged.sign(MASKED, RUN, 1, everyone.digest())
+    named, replies = spread(plan.cohort[1:], others, 8, 5), {}
+    for name in others:
+        desks.advertise(name, {**desks.public, victim: forged.public})
+        replies[name] = desks.unmask(name, unmask_request(signatures, tuple(sorted(named[name]))))
+    assert masked.site == victim
+    for reply in replies.values():
+        assert reply.error.code == wire.INSECURE
+        assert victim in str(reply.error.reason)
+
+
+def play(desks: Desks) -> tuple[dict[str, MaskRequest], UnmaskRequest]:
+    """Return what an honest slot, up to unmasking, asked of everybody, and what it would ask next."""
+    holders = desks.holders()
+    requests = desks.requests(holders, desks.dealings(holders))
+    signatures = {name: desks.masked(name, request).signature for name, request in requests.items()}
+    return requests, unmask_request(signatures, ())
+
+
+def allow(desks: Desks, name: str, old: str, new: str) -> None:
+    """Change one line of a hospital's policy.toml."""
+    path = desks.homes[name].policy
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+WITHDRAWN = [
+    ('messages = ["describe", "train"]', "messages = []", "messages"),
+    ("min-cohort = 3 ", "min-cohort = 50 ", "fewer honest sites"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), WITHDRAWN, ids=["messages", "min-cohort"])
+def test_a_policy_withdrawn_stops_what_was_begun(tmp_path: Path, old: str, new: str, words: str) -> None:
+    """Between masking and unmasking: no stored vector leaves again, nothing is unmasked or dealt."""
+    desks = Desks(tmp_path, 5)
+    requests, asked = play(desks)
+    first, second, *_ = desks.names
+    answered = desks.unmask(second, asked)
+    assert not answered.has_error()
+    allow(desks, first, old, new)
+    allow(desks, second, old, new)
+    replies = [
+        desks.train(first, requests[first]),
+        desks.unmask(first, asked),
+        desks.unmask(second, asked),
+        desks.deal(first, desks.holders(2)) if words != "messages" else desks.ask(first, wire.ADVERTISE),
+    ]
+    for reply in replies:
+        assert reply.has_error()
+        assert words in str(reply.error.reason)
+    assert desks.trained == desks.names
+    assert not desks.ask(first, wire.FINISH).has_error()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("max-parameters = 50000000", "max-parameters = 3", "max-parameters"),
+        ('"reptile"', '"fedavg"', "algorithms"),
+        ('"mlp"', '"conv4"', "models"),
+    ],
+)
+def test_every_key_of_a_policy_withdrawn_stops_what_was_begun(
+    tmp_path: Path, old: str, new: str, key: str
+) -> None:
+    """What would not be trained for now is neither sent again nor unmasked."""
+    desks = Desks(tmp_path, 5)
+    requests, asked = play(desks)
+    first = desks.names[0]
+    allow(desks, first, old, new)
+    for reply in (desks.train(first, requests[first]), desks.unmask(first, asked)):
+        assert reply.error.code == wire.FORBIDDEN
+        assert key in str(reply.error.reason)
