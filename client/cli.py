@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -14,7 +15,9 @@ import typer
 from client.enrol import join as enrol
 from client.home import Home
 from client.peers import Peers
+from client.policy import lacking
 from common import service, terminal
+from common.errors import ConfigError
 from common.identity import fingerprint
 from common.sections import TaskName
 from common.terminal import ConsoleProgress, console
@@ -202,6 +205,20 @@ def status(directory: Directory = HERE) -> None:
     for name, value in lines.items():
         if value:
             terminal.plain(f"{name:<13}  {value}")
+    _show_policy(home)
+
+
+def _show_policy(home: Home) -> None:
+    """Tell what is wrong with policy.toml, or which of its strict defaults 0.1.0 did not have."""
+    try:
+        missing = lacking(home.policy)
+    except ConfigError as error:
+        terminal.plain(f"{'policy':<13}  {error}")
+        return
+    if missing:
+        terminal.plain(f"{'policy':<13}  lacks keys; what holds is stricter than what 0.1.0 took:")
+        rows = [(one.key, json.dumps(one.now), json.dumps(one.before)) for one in missing]
+        terminal.table(("key", "holds", "0.1.0"), rows)
 
 
 @app.command()

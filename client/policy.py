@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -100,6 +101,9 @@ EVERYTHING = Policy(
 )
 """What a hospital without a policy.toml allows: a simulated one, whose coordinator is its own user."""
 
+OLDER = EVERYTHING.model_copy(update={"standardise": ("site",)})
+"""What Zamenis 0.1.0 took where a policy.toml lacked a key."""
+
 
 MOST_IN_A_LINE = 6
 GUARDED = """\
@@ -181,6 +185,24 @@ def _read(path: Path, mtime_ns: int, size: int) -> Policy:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path.name}: not valid TOML: {error}. Mend that line.") from error
     return validate(Policy, dict(tree), path.name)
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A key that a policy.toml lacks and that 0.1.0 took otherwise; values as JSON has them."""
+
+    key: str
+    now: Any
+    """The strict default, which holds."""
+    before: Any
+
+
+def lacking(path: Path) -> list[Lacking]:
+    """Return the keys that the policy at `path` lacks, where 0.1.0 allowed more than now holds."""
+    given = policy_of(path).model_fields_set
+    now, before = (one.model_dump(mode="json", by_alias=True) for one in (Policy(), OLDER))
+    names = {field.alias or name for name, field in Policy.model_fields.items() if name not in given}
+    return [Lacking(key, now[key], before[key]) for key in now if key in names and now[key] != before[key]]
 
 
 def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, parameters: int) -> None:

@@ -7,7 +7,6 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,6 @@ def identity(config: Config, algorithm: str, digests: Mapping[str, str]) -> str:
     """
     decisive = {
         "seed": config.seed,
-        "version": version("zamenis"),
         "task": config.task.model_dump(mode="json"),
         "model": config.model.model_dump(mode="json"),
         "training": config.training_of(algorithm).model_dump(mode="json"),

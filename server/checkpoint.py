@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from common.errors import CheckpointError
 from common.files import atomic
 from server.outer_loop import OuterState
 
-FORMAT = "zamenis-checkpoint-2"
+FORMAT = "zamenis-checkpoint-3"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
     tensors |= {f"moment/{name}": vector for name, vector in checkpoint.state.moments.items()}
     metadata = {
         "format": FORMAT,
+        "zamenis": version("zamenis"),
         "identity": identity,
         "server_round": str(checkpoint.state.server_round),
         "history": json.dumps(list(checkpoint.history)),
@@ -48,14 +50,20 @@ def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
 
 
 def load(path: Path, *, identity: str) -> Checkpoint:
-    """Return the checkpoint at `path`; CheckpointError where it is damaged or another run's."""
+    """Return the checkpoint at `path`; CheckpointError: damaged, or not of this version and run."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is damaged; delete it to train this part again.") from error
-    if metadata.get("format") != FORMAT or metadata.get("identity") != identity:
+    writer, own = metadata.get("zamenis", "an earlier version"), version("zamenis")
+    if (metadata.get("format"), writer) != (FORMAT, own):
+        raise CheckpointError(
+            f"{path}: was written by Zamenis {writer}, and this is {own}. Begin the run anew; or go on with "
+            "it under the version that began it, at the coordinator and at every hospital."
+        )
+    if metadata.get("identity") != identity:
         raise CheckpointError(
             f"{path}: belongs to a run with another configuration, algorithm or other hospitals; "
             "resume with the configuration it was started with, or choose another folder."
