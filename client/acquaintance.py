@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from cryptography import x509
 
@@ -10,11 +12,13 @@ from client.coordinator import NOT_ADMITTED, Coordinator, trouble_with_clock
 from client.home import Home
 from client.peers import Peers
 from common.enrolment import Code, RosterQuestion
-from common.errors import EnrolmentError, EnrolmentRefused
+from common.errors import EnrolmentError, EnrolmentRefused, SecAggError
+from common.secagg.encoding import dump, load
+from common.secagg.vouching import Vouch
 
 
 def ask(home: Home) -> Peers:
-    """Return the pinned hospitals after asking the coordinator; new or changed keys are unconfirmed.
+    """Return the hospitals that the coordinator names, pinned; their vouches and this one's change hands.
 
     Raises EnrolmentError where no answer can be had.
     """
@@ -23,6 +27,7 @@ def ask(home: Home) -> Peers:
         federation=settings.federation,
         hospital=settings.site,
         time=time.time(),
+        vouches=[dump(one) for one in home.peers().held.given],
         sign=home.keys().identity.sign,
     )
     try:
@@ -31,7 +36,7 @@ def ask(home: Home) -> Peers:
         if error.code != Code.UNKNOWN:
             raise
         raise EnrolmentError(compare_clocks(home) or NOT_ADMITTED) from error
-    return home.peers().learn(settings.site, answer.identity_keys)
+    return home.peers().learn(settings.site, answer.identity_keys, _read(answer.vouches), settings.federation)
 
 
 def compare_clocks(home: Home) -> str:
@@ -46,6 +51,13 @@ def compare_clocks(home: Home) -> str:
     except EnrolmentError:
         return ""
     return trouble_with_clock(theirs, before, time.time())
+
+
+def _read(vouches: Iterable[bytes]) -> Iterator[Vouch]:
+    """Yield what can be read; whose word it is and whether it counts is for `Peers` to say."""
+    for one in vouches:
+        with suppress(SecAggError):
+            yield load(Vouch, one)
 
 
 def _authority(home: Home) -> x509.Certificate:

@@ -14,11 +14,12 @@ import typer
 
 from client.enrol import join as enrol
 from client.home import Home
-from client.peers import Peers
+from client.introductions import not_known, with_another_key
+from client.meet import confirm, roster, vouch
+from client.options import HERE, Directory
 from client.policy import lacking
 from common import service, terminal
 from common.errors import ConfigError
-from common.identity import fingerprint
 from common.sections import TaskName
 from common.terminal import ConsoleProgress, console
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from client.dataset import Census
 
 SERVICE = "node"
-Directory = Annotated[Path, typer.Option("--dir", "-C", help="The node's folder; default: where you are.")]
-HERE = Path()
 
 app = terminal.command_line(
     "Run a hospital's node: its data stay here, and so does every decision about them."
@@ -165,8 +164,8 @@ def start(
         console.print("  zamenis-hospital status tells how it is; its log is logs/node.log.", highlight=False)
         if not home.settings.data:
             terminal.plain("  Nothing is registered yet: zamenis-hospital register FOLDER --label NAME")
-        if unconfirmed := _unconfirmed(home.peers()):
-            terminal.plain(f"  Not confirmed yet: {unconfirmed}. zamenis-hospital confirm")
+        if unknown := not_known(home.roster(home.peers()).peers):
+            terminal.plain(f"  Not confirmed yet: {', '.join(unknown)}. zamenis-hospital confirm")
 
 
 @app.command()
@@ -189,7 +188,9 @@ def status(directory: Directory = HERE) -> None:
     home = Home.load(directory)
     running = service.status(folder=home.directory, name=SERVICE)
     told, peers = state_of(home), home.peers()
-    unconfirmed = _unconfirmed(peers)
+    others = home.roster(peers).peers
+    unknown, pending = ", ".join(not_known(others)), ", ".join(with_another_key(others))
+    former = "; 0.1.0 confirmed a digest over everybody, which counts no more" if peers.held.former else ""
     lines = {
         "hospital": home.settings.site,
         "federation": f"{home.settings.federation} at {home.settings.host}:{home.settings.port}",
@@ -199,7 +200,8 @@ def status(directory: Directory = HERE) -> None:
         "data": ", ".join(sorted({entry.label for entry in home.settings.data})) or "nothing registered",
         "hours": home.settings.hours or "any",
         "others": ", ".join(sorted(peers.pinned)) or "nobody known; zamenis-hospital roster asks",
-        "not confirmed": f"{unconfirmed}; zamenis-hospital confirm" if unconfirmed else "",
+        "not confirmed": f"{unknown}; zamenis-hospital confirm{former}" if unknown else "",
+        "another key": f"{pending}; zamenis-hospital roster says what that can mean" if pending else "",
         "fingerprint": home.fingerprint,
     }
     for name, value in lines.items():
@@ -221,37 +223,8 @@ def _show_policy(home: Home) -> None:
         terminal.table(("key", "holds", "0.1.0"), rows)
 
 
-@app.command()
-def roster(directory: Directory = HERE) -> None:
-    """Ask who else is in the federation, and show the digest to compare with them by telephone."""
-    from client.acquaintance import ask
-
-    home = Home.load(directory)
-    peers = ask(home)
-    _show(home, peers)
-    if _unconfirmed(peers):
-        terminal.plain("Compare the digest with the other hospitals, not through the coordinator; then")
-        terminal.plain("zamenis-hospital confirm")
-
-
-@app.command()
-def confirm(
-    digest: Annotated[
-        list[str] | None, typer.Argument(help="The digest that the other hospitals read out; default: asked.")
-    ] = None,
-    directory: Directory = HERE,
-) -> None:
-    """Confirm the other hospitals' keys: their operators, asked by telephone, see the same digest."""
-    from client.acquaintance import ask
-
-    home = Home.load(directory)
-    peers = ask(home)
-    if not digest:
-        _show(home, peers)
-        digest = [typer.prompt("The digest that another hospital reads out to you, not this one's own")]
-    peers.confirm(home.settings.site, home.identity, " ".join(digest))
-    names = ", ".join(sorted(peers.pinned)) or "nobody; there is no other hospital yet"
-    console.print(f"[green]✓[/] Confirmed: {names}.", highlight=False)
+for command in (roster, confirm, vouch):
+    app.command()(command)
 
 
 @app.command()
@@ -266,22 +239,6 @@ def unpause(directory: Directory = HERE) -> None:
     """Take part again."""
     Home.load(directory).unpause()
     console.print("[green]✓[/] Takes part again.")
-
-
-def _show(home: Home, peers: Peers) -> None:
-    """Print every hospital with its fingerprint, and the digest of them all."""
-    site = home.settings.site
-    rows = [(site, "this one", home.fingerprint)]
-    for name, peer in sorted(peers.pinned.items()):
-        told = "confirmed" if peer.confirmed else "not confirmed"
-        rows.append((name, told, fingerprint(peer.public)))
-    terminal.table(("hospital", "", "fingerprint"), rows)
-    terminal.plain(f"Digest of this roster: {peers.roster(site, home.identity).digest()}")
-
-
-def _unconfirmed(peers: Peers) -> str:
-    """Return the names of the hospitals whose keys nobody has compared."""
-    return ", ".join(name for name, peer in sorted(peers.pinned.items()) if not peer.confirmed)
 
 
 def _serve(home: Home) -> None:

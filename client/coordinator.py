@@ -14,6 +14,7 @@ from common.enrolment import (
     ENROL_PATH,
     GREETING_PATH,
     MAX_ANSWER,
+    MAX_ROSTER,
     ROSTER_PATH,
     Application,
     Code,
@@ -70,8 +71,9 @@ class Coordinator:
         raise refused(code)
 
     def roster(self, question: RosterQuestion, ca: x509.Certificate) -> RosterAnswer:
-        """Return every enrolled hospital's identity key. Raises as `apply` does."""
-        status, body = self._request("POST", ROSTER_PATH, _trusting(ca), question.to_json())
+        """Return every enrolled hospital's identity key, and who vouches for whom. Raises as `apply` does."""
+        content = question.to_json()
+        status, body = self._request("POST", ROSTER_PATH, _trusting(ca), content, limit=MAX_ROSTER)
         try:
             if status == httpx.codes.OK:
                 return RosterAnswer.model_validate_json(body)
@@ -81,7 +83,13 @@ class Coordinator:
         raise refused(code)
 
     def _request(
-        self, method: str, path: str, context: ssl.SSLContext, content: bytes = b""
+        self,
+        method: str,
+        path: str,
+        context: ssl.SSLContext,
+        content: bytes = b"",
+        *,
+        limit: int = MAX_ANSWER,
     ) -> tuple[int, bytes]:
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         body = bytearray()
@@ -92,7 +100,7 @@ class Coordinator:
             ):
                 for chunk in response.iter_raw():
                     body += chunk
-                    if len(body) > MAX_ANSWER:
+                    if len(body) > limit:
                         raise self._stranger(response.status_code)
                 return response.status_code, bytes(body)
         except httpx.TransportError as error:

@@ -5,7 +5,7 @@ node.toml                          site, federation, address, node number, devic
 ca.pem                             the one authority that this node trusts
 policy.toml                        what this hospital allows
 keys/node.key, keys/identity.key   made here; they never leave
-peers.toml                         other hospitals' identity keys, as the coordinator told them
+peers.toml                         other hospitals' identity keys, and who has compared them
 paused                             there while the node is to answer nothing
 state/, logs/
 ```
@@ -29,12 +29,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Field, field_validator
 
-from client.peers import Peers, as_toml, peers_of
+from client.peers import Peers, peers_of
+from client.pinboard import Pinned, to_toml
 from common.errors import ConfigError
 from common.files import PRIVATE, fresh_folder, write_bytes, write_text
 from common.identity import fingerprint
 from common.names import Host, Name, Port, origin
-from common.secagg.identity import Identity, Peer
+from common.secagg.identity import Identity, Peer, Roster
 from common.sections import Section, Task, TaskName
 from common.settings import read_toml, validate
 
@@ -145,7 +146,7 @@ class Home:
             keys.save(home.keys_folder)
             write_bytes(home.ca, ca)
             write_text(home.policy, policy)
-            write_text(home.peers_file, as_toml({name: Peer(key) for name, key in peers.items()}))
+            write_text(home.peers_file, to_toml(Pinned({name: Peer(key) for name, key in peers.items()})))
             for below in (home.state, home.logs):
                 below.mkdir()
             write_text(home.settings_file, settings.to_toml())
@@ -182,6 +183,10 @@ class Home:
     def peers(self) -> Peers:
         """Return the other hospitals as they are pinned; ConfigError where the file is damaged."""
         return peers_of(self.peers_file)
+
+    def roster(self, peers: Peers) -> Roster:
+        """Return `peers` with the vouchers that count now, and this hospital itself."""
+        return peers.roster(self.settings.site, self.identity, self.settings.federation)
 
     @property
     def origin(self) -> str:

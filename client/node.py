@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from client.acquaintance import compare_clocks
+from client.acquaintance import ask, compare_clocks
 from client.fleet import Fleet, NotAdmittedError, UnusableError
 from client.home import Home
 from client.hours import opens
@@ -36,6 +36,8 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 2.0
 """Seconds between two looks for a message; a tenth of the time since the last one, within these."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds until a lost line is tried again, doubling."""
+BETWEEN_ROSTERS = 3600.0
+"""Seconds between two questions for who is there and who vouches for whom."""
 WAITING = "waiting to try again"
 ASLEEP = 5.0
 """Seconds between two looks at whether the node may work again."""
@@ -67,6 +69,7 @@ class Node:
         self._answered = 0
         self._unsent: Unsent | None = None  # a reply outlives the line that it was computed on
         self._told: dict[str, object] = {}
+        self._meets = 0.0  # when the roster is asked for next, by the monotonic clock
 
     def run(self) -> None:
         """Work until `stopping` is set; whatever happens to the line, try again."""
@@ -106,6 +109,7 @@ class Node:
         """Answer messages for as long as this node may work."""
         last = time.monotonic()
         while not self.stopping.is_set() and not self._asleep():
+            self._meet()
             self._unsent = self._unsent or self._next_reply(line)
             if self._unsent is None:
                 pause = (time.monotonic() - last) / 10
@@ -117,6 +121,16 @@ class Node:
             last = time.monotonic()
             self._answered += 1
             self._tell("connected")
+
+    def _meet(self) -> None:
+        """Hear once in a while who is there and who vouches for whom; without an answer go on."""
+        if time.monotonic() < self._meets:
+            return
+        self._meets = time.monotonic() + BETWEEN_ROSTERS
+        try:
+            ask(self.home)
+        except ZamenisError as error:
+            logger.warning("the roster cannot be asked for: %s", error)
 
     def _next_reply(self, line: Fleet) -> Unsent | None:
         """Return the reply to the next message, or None where none waits."""
@@ -198,8 +212,7 @@ def desk_of(home: Home) -> Desk:
     policy, site = policy_of(home.policy), home.settings.site
 
     def member(peers: Peers) -> Member:
-        roster = peers.roster(site, home.identity)
-        return Member(site, home.identity, roster, demands(policy))
+        return Member(site, home.identity, home.roster(peers), demands(policy))
 
     return Desk(
         member(home.peers()),

@@ -14,7 +14,7 @@ keys, and binds them to this federation, this name and this token.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -29,6 +29,7 @@ from common.errors import EnrolmentRefused
 from common.identity import framed
 from common.invitation import SECRET_BYTES
 from common.names import Name
+from common.secagg.vouching import MOST_BYTES
 from common.sections import Section
 
 GREETING_PATH = "/v1/zamenis/federation"
@@ -38,6 +39,12 @@ MAX_APPLICATION = 16 * 1024
 """Bytes of the longest application that is read."""
 MAX_ANSWER = 1024 * 1024
 """Bytes of the longest answer that is read: a welcome names every enrolled hospital's key."""
+MAX_QUESTION = 512 * 1024
+"""Bytes of the longest question for the roster that is read: a hospital's words on every other one."""
+MAX_ROSTER = 32 * 1024 * 1024
+"""Bytes of the longest answer to it: everybody's words on everybody, where 255 vouch for 254 each."""
+MOST_VOUCHES = 255
+"""Vouches in one question."""
 CLOCK_TOLERANCE = 5.0
 """Seconds that two clocks may differ; Flower's own bound on a node that is ahead."""
 
@@ -123,6 +130,7 @@ def _node_key(der: bytes) -> bytes:
 Signature = Annotated[bytes, Field(max_length=256)]
 NodeKey = Annotated[bytes, Field(max_length=256), AfterValidator(_node_key)]
 IdentityKey = Annotated[bytes, Field(min_length=32, max_length=32)]
+SignedVouch = Annotated[bytes, Field(max_length=MOST_BYTES)]
 
 
 class Application(_Crossing):
@@ -188,39 +196,49 @@ class Welcome(_Crossing):
 
 
 class RosterQuestion(_Crossing):
-    """An enrolled hospital asks who else is."""
+    """An enrolled hospital asks who else is, and says for whom it vouches."""
 
     hospital: Name
     time: float
     """The hospital's clock in unix seconds: a question that somebody recorded is worth nothing later."""
+    vouches: Annotated[tuple[SignedVouch, ...], Field(max_length=MOST_VOUCHES)] = ()
+    """Its own, each in the canonical encoding (`common.secagg.vouching`)."""
     proof: Signature
     """Ed25519 by the hospital's identity key."""
 
     @classmethod
     def sign(
-        cls, *, federation: str, hospital: str, time: float, sign: Callable[[bytes], bytes]
+        cls,
+        *,
+        federation: str,
+        hospital: str,
+        time: float,
+        sign: Callable[[bytes], bytes],
+        vouches: Sequence[bytes] = (),
     ) -> RosterQuestion:
         """Return the question, signed by the hospital's identity key."""
-        return cls(hospital=hospital, time=time, proof=sign(cls._statement(federation, hospital, time)))
+        proof = sign(cls._statement(federation, hospital, time, vouches))
+        return cls(hospital=hospital, time=time, vouches=tuple(vouches), proof=proof)
 
     def is_proven(self, federation: str, identity_key: bytes, now: float) -> bool:
         """Return whether the owner of that key asks, now."""
         try:
             key = Ed25519PublicKey.from_public_bytes(identity_key)
-            key.verify(self.proof, self._statement(federation, self.hospital, self.time))
+            key.verify(self.proof, self._statement(federation, self.hospital, self.time, self.vouches))
         except (InvalidSignature, ValueError):
             return False
         return abs(now - self.time) <= QUESTION_TOLERANCE
 
     @staticmethod
-    def _statement(federation: str, hospital: str, time: float) -> bytes:
-        return framed(_QUESTION, federation.encode(), hospital.encode(), repr(time).encode())
+    def _statement(federation: str, hospital: str, time: float, vouches: Sequence[bytes]) -> bytes:
+        return framed(_QUESTION, federation.encode(), hospital.encode(), repr(time).encode(), *vouches)
 
 
 class RosterAnswer(_Crossing):
-    """Every enrolled hospital's identity key, the one who asks included."""
+    """Every enrolled hospital's identity key, the one who asks included, and who vouches for whom."""
 
     identity_keys: dict[Name, IdentityKey]
+    vouches: tuple[SignedVouch, ...] = ()
 
 
 class Refusal(_Crossing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -59,3 +60,11 @@ def fresh_folder(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes and threads that lock `path` waiting: what is read here stands until written."""
+    with path.with_name(f".{path.name}.lock").open("wb") as door:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        yield

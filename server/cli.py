@@ -134,14 +134,13 @@ def reject(
 def roster(directory: Directory = HERE) -> None:
     """List the hospitals: status, last seen, and the fingerprint to compare by telephone."""
     federation = Federation.load(directory)
-    known = Roster(federation.roster)
+    entries = Roster(federation.roster).entries()
     seen = _last_seen(federation)
     rows = [
         (entry.hospital, str(entry.status), seen.get(entry.node_id, "-"), entry.fingerprint or "-")
-        for entry in known.entries()
+        for entry in entries
     ]
     terminal.table(("hospital", "status", "last seen", "fingerprint"), rows)
-    terminal.plain(f"Digest of this roster: {known.digest}")
 
 
 @app.command()

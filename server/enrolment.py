@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from common.enrolment import (
     MAX_APPLICATION,
+    MAX_QUESTION,
     REFUSALS,
     Application,
     Code,
@@ -22,7 +24,9 @@ from common.enrolment import (
     Welcome,
     refused,
 )
-from common.errors import EnrolmentRefused
+from common.errors import EnrolmentRefused, SecAggError
+from common.secagg.encoding import load
+from common.secagg.vouching import Vouch
 from server.entry import Status
 from server.federation import Federation
 from server.roster import Roster
@@ -65,7 +69,9 @@ class Enrolment:
 
     def tell_roster(self, body: bytes) -> tuple[int, bytes]:
         """Return the HTTP status and the JSON that answer a question for the roster."""
-        return self._answer(lambda: self._roster_for(_read(RosterQuestion, body)).to_json())
+        return self._answer(
+            lambda: self._roster_for(_read(RosterQuestion, body, longest=MAX_QUESTION)).to_json()
+        )
 
     def _roster_for(self, question: RosterQuestion) -> RosterAnswer:
         keys = self._roster.identity_keys()
@@ -73,7 +79,18 @@ class Enrolment:
         proven = question.is_proven(self._federation.name, own or _nobodys_key(), self._clock())
         if own is None or not proven:
             raise refused(Code.UNKNOWN)
-        return RosterAnswer(identity_keys=keys)
+        if question.vouches:
+            self._roster.take_vouches(question.hospital, self._words_of(question, own))
+        return RosterAnswer(identity_keys=keys, vouches=self._roster.vouches())
+
+    def _words_of(self, question: RosterQuestion, key: bytes) -> Iterator[Vouch]:
+        """Yield what the hospital that asks has truly signed of itself for this federation."""
+        for encoded in question.vouches:
+            with suppress(SecAggError):
+                one = load(Vouch, encoded)
+                says = (one.federation, one.voucher, one.voucher_key)
+                if says == (self._federation.name, question.hospital, key) and one.is_proven():
+                    yield one
 
     def _answer(self, answer: Callable[[], bytes]) -> tuple[int, bytes]:
         try:
@@ -109,8 +126,8 @@ def _nobodys_key() -> bytes:
     return Ed25519PrivateKey.generate().public_key().public_bytes_raw()
 
 
-def _read(kind: type[T], body: bytes) -> T:
-    if len(body) > MAX_APPLICATION:
+def _read(kind: type[T], body: bytes, *, longest: int = MAX_APPLICATION) -> T:
+    if len(body) > longest:
         raise refused(Code.MALFORMED)
     try:
         return kind.model_validate_json(body)

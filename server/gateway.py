@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import wire
-from common.enrolment import ENROL_PATH, GREETING_PATH, MAX_APPLICATION, ROSTER_PATH
+from common.enrolment import ENROL_PATH, GREETING_PATH, MAX_APPLICATION, MAX_QUESTION, ROSTER_PATH
 from server.control import SECRET_HEADER, Control, pem_of
 from server.enrolment import Enrolment
 from server.entry import Status
@@ -100,18 +100,20 @@ class Guard:
         if (request.url.path, request.method) == (GREETING_PATH, "GET"):
             answer = Response(self._enrolment.greeting(), media_type="application/json")
         elif (request.url.path, request.method) == (ENROL_PATH, "POST"):
-            answer = await self._told(request, self._enrolment.apply)
+            answer = await self._told(request, self._enrolment.apply, MAX_APPLICATION)
         elif (request.url.path, request.method) == (ROSTER_PATH, "POST"):
-            answer = await self._told(request, self._enrolment.tell_roster)
+            answer = await self._told(request, self._enrolment.tell_roster, MAX_QUESTION)
         else:
             answer = PlainTextResponse("method not allowed", 405)
         await answer(scope, receive, send)
 
-    async def _told(self, request: Request, tell: Callable[[bytes], tuple[int, bytes]]) -> Response:
+    async def _told(
+        self, request: Request, tell: Callable[[bytes], tuple[int, bytes]], limit: int
+    ) -> Response:
         body = b""
         async for piece in request.stream():
             body += piece
-            if len(body) > MAX_APPLICATION:
+            if len(body) > limit:
                 return PlainTextResponse("too long", 413)
         status, answer = await asyncio.to_thread(tell, body)
         return Response(answer, status, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Who belongs to the federation: one SQLite file, one transaction a change, safe for several processes.
+"""Who belongs to the federation, and who vouches for whom (`server/database.py` has the file).
 
 | a hospital is | after | then |
 |---|---|---|
@@ -14,66 +14,28 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.enrolment import Application, Code, refused
-from common.errors import ConfigError, EnrolmentError
-from common.files import PRIVATE
-from common.identity import roster_digest
+from common.errors import EnrolmentError
 from common.invitation import new_secret
 from common.names import check_name
+from common.secagg.encoding import dump
+from common.secagg.vouching import Vouch
+from server.database import Database
 from server.entry import COLUMNS, Entry, Status
 
-VERSION = 1
-PATIENCE = 30.0
-"""Seconds to wait for another process's transaction."""
 _NO_SECRET = bytes(32)
-
-_SCHEMA = """
-CREATE TABLE hospital (
-    hospital TEXT PRIMARY KEY COLLATE NOCASE,
-    status TEXT NOT NULL,
-    secret_digest BLOB NOT NULL,
-    expires_at INTEGER NOT NULL,
-    node_key BLOB NOT NULL DEFAULT x'',
-    identity_key BLOB NOT NULL DEFAULT x'',
-    node_id TEXT NOT NULL DEFAULT '0',
-    admitted_at REAL NOT NULL,
-    applied_at REAL NOT NULL DEFAULT 0,
-    settled_at REAL NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE known_key (key BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
-"""
-_COLUMNS = (
-    "hospital, status, expires_at, node_key, identity_key, node_id, admitted_at, applied_at, settled_at"
-)
 
 
 class Roster:
     """The roster at `path`, made where there is none."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
-        with closing(self._connect()) as database:
-            _log_ahead(database)
-        with self._transaction() as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";\n"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise ConfigError(
-                    f"{path}: is a roster of version {version}, this software keeps version {VERSION}; "
-                    "use the version of Zamenis that wrote it."
-                )
+        self.path = path
+        self._database = Database(path)
 
     def admit(self, hospital: str, *, expires_at: int, now: float) -> bytes:
         """Return the secret of a new token for `hospital`; an older one that was not used is void.
@@ -85,7 +47,7 @@ class Roster:
         except ValueError as error:
             raise EnrolmentError(f"{hospital!r}: a hospital's name {error}.") from None
         secret = new_secret()
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             known = _find(database, hospital)
             if known:
                 _refuse_readmission(known, hospital)
@@ -102,7 +64,7 @@ class Roster:
         The same keys with the same secret get the same answer again, since an answer may be lost.
         Raises EnrolmentRefused. Who does not know the secret learns nothing but `unknown`.
         """
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             known = _find(database, application.hospital)
             if not _knows_secret(database, application):
                 raise refused(Code.UNKNOWN)
@@ -134,17 +96,21 @@ class Roster:
 
     def revoke(self, hospital: str, *, now: float) -> Entry:
         """End a hospital's part in the federation, or void its token. Its `node_id` stays to be told."""
-        return self._settle(hospital, {Status.INVITED, Status.PENDING, Status.ENROLLED}, Status.REVOKED, now)
+        before = {Status.INVITED, Status.PENDING, Status.ENROLLED}
+        entry = self._settle(hospital, before, Status.REVOKED, now)
+        with self._database.transaction() as database:
+            database.execute("DELETE FROM vouch WHERE ? IN (voucher, subject)", (entry.hospital,))
+        return entry
 
     def entries(self) -> tuple[Entry, ...]:
         """Return every hospital in the order of names."""
-        with self._reading() as database:
+        with self._database.reading() as database:
             rows = database.execute(f"SELECT {COLUMNS} FROM hospital ORDER BY hospital")  # noqa: S608
             return tuple(Entry.of(row) for row in rows)
 
     def by_node_id(self, node_id: int) -> Entry | None:
         """Return the hospital whose node Flower calls `node_id`, enrolled or not any more."""
-        with self._reading() as database:
+        with self._database.reading() as database:
             row = database.execute(
                 f"SELECT {COLUMNS} FROM hospital WHERE node_id = ? AND node_id != '0'",  # noqa: S608
                 (str(node_id),),
@@ -158,7 +124,7 @@ class Roster:
         that is known there already. Nobody changes the roster meanwhile: a hospital that is revoked at the
         same moment is revoked before, and refused here, or after, and has a number to be taken out by.
         """
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             known = _get(database, hospital)
             _refuse_ended(known)
             if known.status is not Status.ENROLLED:
@@ -176,13 +142,31 @@ class Roster:
         enrolled = (entry for entry in self.entries() if entry.status is Status.ENROLLED)
         return {entry.hospital: entry.identity_key for entry in enrolled}
 
-    @property
-    def digest(self) -> str:
-        """The fingerprint of all enrolled hospitals and their keys, which operators compare."""
-        return roster_digest(self.identity_keys())
+    def take_vouches(self, hospital: str, vouches: Iterable[Vouch]) -> None:
+        """Keep what a hospital signed for others who are known here: its last word on each, and no more."""
+        with self._database.transaction() as database:
+            for one in vouches:
+                known = _find(database, one.subject)
+                last = database.execute(
+                    "SELECT serial FROM vouch WHERE voucher = ? AND subject = ?", (hospital, one.subject)
+                ).fetchone()
+                if known and known.hospital == one.subject and (last is None or last[0] < one.serial < 2**63):
+                    row = (hospital, one.subject, one.serial, dump(one))
+                    database.execute("INSERT OR REPLACE INTO vouch VALUES (?, ?, ?, ?)", row)
+
+    def vouches(self) -> tuple[bytes, ...]:
+        """Return enrolled hospitals' words on each other, each in the canonical encoding."""
+        with self._database.reading() as database:
+            rows = database.execute(
+                "SELECT signed FROM vouch JOIN hospital AS one ON one.hospital = voucher"
+                " JOIN hospital AS other ON other.hospital = subject"
+                " WHERE one.status = ? AND other.status = ? ORDER BY voucher, subject",
+                (Status.ENROLLED, Status.ENROLLED),
+            )
+            return tuple(row[0] for row in rows)
 
     def _settle(self, hospital: str, before: set[Status], after: Status, now: float) -> Entry:
-        with self._transaction() as database:
+        with self._database.transaction() as database:
             known = _get(database, hospital)
             if known.status not in before:
                 raise EnrolmentError(f"{known.hospital} is {known.status}: it cannot become {after}.")
@@ -190,42 +174,6 @@ class Roster:
                 "UPDATE hospital SET status = ?, settled_at = ? WHERE hospital = ?", (after, now, hospital)
             )
             return _get(database, hospital)
-
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
-        database.execute("PRAGMA synchronous = FULL")
-        return database
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield a database that nobody else changes meanwhile; its changes stand whole or not at all."""
-        with closing(self._connect()) as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with closing(self._connect()) as database:
-            yield database
-
-
-def _log_ahead(database: sqlite3.Connection) -> None:
-    """Have changes written to a log first; SQLite does not wait by itself for others who ask for the same."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _refuse_ended(known: Entry) -> None:

@@ -67,11 +67,14 @@ class Rehearsal:
         self.confirm()
 
     def confirm(self) -> None:
-        """Let the hospitals compare the roster's digest, as their operators would by telephone."""
-        told = self.tell(self.hospitals[0].name, "roster")
-        digest = told.split("Digest of this roster:")[1].split("\n")[0].split()
+        """Let every hospital read out its own fingerprint to all others, as in a conference of operators."""
+        heard = {}
         for folder in self.hospitals:
-            self.tell(folder.name, "confirm", *digest)
+            told = self.tell(folder.name, "status").split("fingerprint", 1)[1]
+            heard[folder.name] = "".join(told.split("\n", 1)[0].split())
+        for folder in self.hospitals:
+            others = (f"{name}={read_out}" for name, read_out in heard.items() if name != folder.name)
+            self.tell(folder.name, "confirm", *others)
 
     def join(self, folder: Path, config: Config) -> None:
         """Let the hospital of `folder` join and start."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.peers import as_toml
+from client.pinboard import Pinned, to_toml
 from common.files import PRIVATE, write_bytes, write_text
 from common.secagg.identity import Identity, Peer
 
@@ -19,7 +19,7 @@ def make_secrets(folder: Path, sites: Sequence[str]) -> dict[str, bytes]:
     keys = {site: identity.public for site, identity in identities.items()}
     for site in sites:
         peers = {name: Peer(key, confirmed=True) for name, key in keys.items() if name != site}
-        write_text(folder / site / "peers.toml", as_toml(peers))
+        write_text(folder / site / "peers.toml", to_toml(Pinned(peers)))
     return keys
 
 

@@ -1,9 +1,10 @@
 """Who a site is: its signing key, and the keys that it has pinned for its peers.
 
 An identity is one Ed25519 key, made at the site. A roster pins every peer's public key. The coordinator
-runs enrolment, so a key that came through it proves nothing by itself: a peer is unconfirmed, and counts
-as a colluder, until this hospital's operator has compared the roster's digest with the peer's operators
-outside the coordinator's channel. A changed key is a new, unconfirmed peer.
+runs enrolment, so a key that came through it proves nothing by itself: a peer counts as a colluder until
+this hospital's operator has compared the fingerprint of its key with the peer's operator, outside the
+coordinator's channel, or until enough hospitals that were compared so vouch for it (`vouching`). What a
+comparison confirms is that one name with that one key. Another key for a known name waits for the operator.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ from dataclasses import dataclass, field, replace
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from common.identity import roster_digest
+from common.identity import fingerprint
 from common.secagg.encoding import statement
 from common.secagg.entropy import fresh
+from common.secagg.numbers import default_colluders
 from common.secagg.reasons import Reason, refusal
+from common.secagg.shamir import MOST_HOLDERS
+
+VOUCHERS = max(2, default_colluders(MOST_HOLDERS) + 1)
+"""Confirmed hospitals that must vouch for a key before it counts: one more than may collude, two at least."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,41 @@ class Identity:
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer's pinned key, and whether an operator has compared it outside the coordinator's channel."""
+    """A peer's pinned key, and what this hospital has to go by that it is the peer's."""
 
     public: bytes
     confirmed: bool = False
+    """Whether this hospital's own operator has compared it outside the coordinator's channel."""
+    vouchers: tuple[str, ...] = ()
+    """Confirmed peers that vouch for exactly this name with this key."""
+    pending: bytes = b""
+    """Another key that was told for the same name since; it waits for the operator. Empty: none."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the peer need not be counted as a colluder."""
+        return self.confirmed or len(self.vouchers) >= VOUCHERS
+
+    def told(self, public: bytes) -> Peer:
+        """Return the peer once the coordinator has named `public` as its key: the pinned key stays."""
+        return self if hmac.compare_digest(public, self.public) else replace(self, pending=public)
+
+    def compared(self, read_out: str) -> Peer | None:
+        """Return the peer confirmed with the key whose fingerprint was read out; None where it is neither.
+
+        Spaces and case do not matter. The pinned key leaves what is pending, so that it still shows.
+        """
+        if _reads(self.public, read_out):
+            return replace(self, confirmed=True)
+        if self.pending and _reads(self.pending, read_out):
+            return Peer(self.pending, confirmed=True)
+        return None
+
+
+def _reads(public: bytes, read_out: str) -> bool:
+    """Return whether `read_out` is the fingerprint of `public`, compared in constant time."""
+    heard, own = ("".join(text.lower().split()).encode() for text in (read_out, fingerprint(public)))
+    return hmac.compare_digest(heard, own)
 
 
 @dataclass(frozen=True)
@@ -59,24 +96,29 @@ class Roster:
 
     peers: Mapping[str, Peer]
 
-    def digest(self) -> str:
-        """Return what operators compare by telephone: a fingerprint of all names and keys."""
-        return roster_digest({site: peer.public for site, peer in self.peers.items()})
-
     def admit(self, site: str, public: bytes) -> Roster:
-        """Return the roster with this site's key; a new or changed one is unconfirmed."""
+        """Return the roster after the coordinator named this site's key: pinned if new, else pending."""
         known = self.peers.get(site)
-        if known is not None and hmac.compare_digest(known.public, public):
-            return self
-        return replace(self, peers={**self.peers, site: Peer(public)})
+        return self._with(site, known.told(public) if known else Peer(public))
 
-    def confirm(self, sites: Iterable[str], compared: str) -> Roster:
-        """Return the roster with these peers confirmed; `compared` is the digest that operators agree on."""
-        told, own = ("".join(text.lower().split()).encode() for text in (compared, self.digest()))
-        if not hmac.compare_digest(told, own):
-            raise refusal(Reason.WRONG_DIGEST)
-        confirmed = {site: replace(self._peer(site), confirmed=True) for site in sites}
-        return replace(self, peers={**self.peers, **confirmed})
+    def confirm(self, site: str, read_out: str) -> Roster:
+        """Return the roster with this site confirmed; `read_out` is the fingerprint that its operator read.
+
+        Raises SecAggError where that is no key told for this name, or a key confirmed for another name.
+        """
+        peer = self._peer(site).compared(read_out)
+        if peer is None:
+            raise refusal(Reason.WRONG_FINGERPRINT, site)
+        others = (known for name, known in self.peers.items() if name != site and known.confirmed)
+        if any(hmac.compare_digest(known.public, peer.public) for known in others):
+            raise refusal(Reason.SHARED_KEY, site)
+        return self._with(site, peer)
+
+    def reject(self, site: str) -> Roster:
+        """Return the roster without the key pending for this site; where none is, without the site."""
+        if self._peer(site).pending:
+            return self._with(site, replace(self.peers[site], pending=b""))
+        return replace(self, peers={name: peer for name, peer in self.peers.items() if name != site})
 
     def unconfirmed(self, sites: Iterable[str]) -> int:
         """Return how many of these sites must be counted as colluders."""
@@ -87,8 +129,8 @@ class Roster:
         return {site: self._peer(site).public for site in sites}
 
     def untrusted(self, keys: Mapping[str, bytes]) -> list[str]:
-        """Return the sites for which another key than this, or none, is pinned and confirmed."""
-        trusted = {site: peer.public for site, peer in self.peers.items() if peer.confirmed}
+        """Return the sites for which another key than this, or none, is pinned and trusted."""
+        trusted = {site: peer.public for site, peer in self.peers.items() if peer.trusted}
         return [site for site, key in keys.items() if not hmac.compare_digest(trusted.get(site, b""), key)]
 
     def verify(self, site: str, signature: bytes, purpose: str, *content: object) -> None:
@@ -100,10 +142,20 @@ class Roster:
             raise refusal(Reason.UNKNOWN_SITE, site)
         return self.peers[site]
 
+    def _with(self, site: str, peer: Peer) -> Roster:
+        return replace(self, peers={**self.peers, site: peer})
+
 
 def verify(site: str, public: bytes, signature: bytes, purpose: str, *content: object) -> None:
     """Raise SecAggError, which names `site`, unless `signature` is by the key `public` over content."""
+    if not is_signed(public, signature, purpose, *content):
+        raise refusal(Reason.UNTRUSTED, site)
+
+
+def is_signed(public: bytes, signature: bytes, purpose: str, *content: object) -> bool:
+    """Return whether the owner of `public` signed content for this purpose."""
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, statement(purpose, *content))
-    except (InvalidSignature, ValueError) as error:
-        raise refusal(Reason.UNTRUSTED, site) from error
+    except (InvalidSignature, ValueError):
+        return False
+    return True

@@ -16,7 +16,8 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     UNTRUSTED = "untrusted"
     UNKNOWN_SITE = "unknown-site"
-    WRONG_DIGEST = "wrong-digest"
+    WRONG_FINGERPRINT = "wrong-fingerprint"
+    SHARED_KEY = "shared-key"
     STALE_KEY = "stale-key"
     BAD_KEY = "bad-key"
     WRONG_RUN = "wrong-run"
@@ -54,11 +55,17 @@ WORDS = {
         "the message is not in the canonical encoding; run the same version of Zamenis on both sides."
     ),
     Reason.UNTRUSTED: (
-        "the signature is not by the key pinned for this site; compare the roster outside the "
+        "the signature is not by the key pinned for this site; compare its fingerprint outside the "
         "coordinator's channel."
     ),
-    Reason.UNKNOWN_SITE: "the site is not on the pinned roster; admit it, then compare the roster's digest.",
-    Reason.WRONG_DIGEST: "the compared digest is not this roster's; do not confirm, and ask who changed it.",
+    Reason.UNKNOWN_SITE: "the site is not on the pinned roster; admit it, then compare its fingerprint.",
+    Reason.WRONG_FINGERPRINT: (
+        "the fingerprint is not of the key that the coordinator names for it; have it read out again, and if "
+        "it stays another, confirm nothing: somebody may stand in between."
+    ),
+    Reason.SHARED_KEY: (
+        "its key is confirmed under another name already; confirm neither until both operators are asked."
+    ),
     Reason.STALE_KEY: (
         "the encryption key is not the newest one that this site was shown; use the newest advertisement."
     ),

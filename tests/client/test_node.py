@@ -92,27 +92,14 @@ def state_of_line(shown: str) -> str:
     return next(line for line in shown.splitlines() if line.startswith("because")).split(maxsplit=1)[1]
 
 
-def test_confirming_asks_for_what_others_read_out(tmp_path: Path) -> None:
-    """The other hospital's digest is asked for and compared; a wrong one confirms nobody."""
+def test_a_revoked_hospital_is_told_so(tmp_path: Path) -> None:
+    """Nobody tells it who else is there."""
     there = coordinator(tmp_path / "demo")
     with online(there, time.time) as port:
-        anna = joined(there, tmp_path / "anna", port)
-        olaf = joined(there, tmp_path / "olaf", port, "st-olaf")
-        command = ["confirm", "--dir", str(anna.directory)]
-        wrong = CliRunner().invoke(app, command, input="0000 1111\n")
-        assert wrong.exit_code == 1
-        assert not any(peer.confirmed for peer in anna.peers().pinned.values())
-        told = CliRunner().invoke(app, ["roster", "--dir", str(olaf.directory)]).output
-        digest = told.split("Digest of this roster: ")[1].splitlines()[0]
-        assert digest == there.roster.digest
-        right = CliRunner().invoke(app, command, input=f"{digest}\n")
+        home = joined(there, tmp_path / "anna", port)
         there.roster.revoke("st-anna", now=time.time())
-        revoked = CliRunner().invoke(app, ["roster", "--dir", str(anna.directory)])
+        revoked = CliRunner().invoke(app, ["roster", "--dir", str(home.directory)])
     assert "it was revoked, or it is unknown there" in str(revoked.exception)
-    assert right.exit_code == 0
-    assert olaf.fingerprint in right.output
-    assert "Confirmed: st-olaf." in right.output
-    assert all(peer.confirmed for peer in anna.peers().pinned.values())
 
 
 class BrokenLine:
@@ -160,6 +147,17 @@ def test_a_reply_outlives_the_line_that_breaks_under_it(
     with broken(tmp_path, monkeypatch) as (home, line), running(home):
         until(lambda: line.sent)
     assert [reply.has_error() for reply in line.sent] == [True]
+
+
+def test_a_node_hears_who_else_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as it is connected, before any message says so."""
+    there = coordinator(tmp_path / "demo")
+    monkeypatch.setattr(Node, "_line", lambda node: BrokenLine())
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "anna", port)
+        joined(there, tmp_path / "olaf", port, "st-olaf")
+        with running(home):
+            until(lambda: "st-olaf" in home.peers().pinned)
 
 
 def test_an_unsent_reply_stays_where_the_policy_has_changed(

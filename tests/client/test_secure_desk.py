@@ -106,25 +106,6 @@ def test_names_that_the_coordinator_makes_up_are_not_written_down(tmp_path: Path
     assert path.read_text() == ""
 
 
-def test_who_is_not_named_any_more_does_not_change_the_digest(tmp_path: Path) -> None:
-    """After a revocation old and new hospitals still read out the same digest."""
-    own, north, south, new = (Identity.make() for _ in range(4))
-    path = tmp_path / "peers.toml"
-    path.write_text("")
-    peers_of(path).learn("own", {"north": north.public, "south": south.public})
-    now = {"own": own.public, "north": north.public, "new": new.public}
-    here = peers_of(path).learn("own", now)
-    path.with_name("other.toml").write_text("")
-    there = peers_of(path.with_name("other.toml")).learn("new", now)
-    assert here.roster("own", own).digest() == there.roster("new", new).digest()
-    here.confirm("own", own, there.roster("new", new).digest())
-    assert {name: peer.confirmed for name, peer in peers_of(path).pinned.items()} == {
-        "new": True,
-        "north": True,
-        "south": False,
-    }
-
-
 def test_a_network_beyond_the_bound_is_refused_before_it_is_built(
     node: NodeConfig, config: Config, tmp_path: Path
 ) -> None:

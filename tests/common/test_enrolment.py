@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.enrolment import REFUSALS, Application, Code, Welcome
-from common.identity import fingerprint, framed, roster_digest, unframed
+from common.identity import fingerprint, framed, unframed
 
 NODE = ec.generate_private_key(ec.SECP384R1())
 IDENTITY = Ed25519PrivateKey.generate()
@@ -143,16 +143,3 @@ def test_fingerprints_can_be_read_out() -> None:
     groups = fingerprint(b"abc").split(" ")
     assert groups[:2] == ["ba78", "16bf"]
     assert [len(group) for group in groups] == [4] * 16
-
-
-def test_a_roster_digest_is_of_names_and_keys() -> None:
-    """Their order does not matter; a name, a key, or who has which does."""
-    one = roster_digest({"a": b"1" * 32, "b": b"2" * 32})
-    assert one == roster_digest({"b": b"2" * 32, "a": b"1" * 32})
-    others = [
-        {"a": b"1" * 32},
-        {"a": b"2" * 32, "b": b"1" * 32},
-        {"a": b"1" * 32, "c": b"2" * 32},
-        {"a": b"1" * 32, "b": b"3" * 32},
-    ]
-    assert len({one, *map(roster_digest, others)}) == 5

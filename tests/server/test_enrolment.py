@@ -6,15 +6,34 @@ import json
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from client.home import Keys
-from common.enrolment import MAX_APPLICATION, REFUSALS, Code, Greeting, Refusal, Welcome
+from common.enrolment import (
+    MAX_APPLICATION,
+    MAX_QUESTION,
+    MAX_ROSTER,
+    MOST_VOUCHES,
+    REFUSALS,
+    Code,
+    Greeting,
+    Refusal,
+    RosterAnswer,
+    RosterQuestion,
+    Welcome,
+)
+from common.names import LONGEST
+from common.secagg.encoding import dump
+from common.secagg.identity import Identity
+from common.secagg.vouching import MOST_BYTES, Vouch, vouch
 from common.wire import PROTOCOL
 from server.entry import Status
 from tests.enrolling import Coordinator, Registry, application, coordinator
+
+NOW = 1_800_000_000
 
 
 @pytest.fixture
@@ -161,3 +180,51 @@ def test_a_broken_roster_is_the_coordinators_trouble(there: Coordinator) -> None
     body = application(there.invite("a"), Keys.make()).to_json()
     there.federation.roster.write_bytes(b"no database at all" * 100)
     assert refusal(there.enrolment().apply(body)) is Code.UNAVAILABLE
+
+
+def test_vouches_are_taken_from_whom_they_are_by(there: Coordinator) -> None:
+    """With a signed question; not another's, not another federation's, not altered, nothing unreadable."""
+    keys = {name: Keys.make() for name in ("a", "b", "c")}
+    for name, mine in keys.items():
+        there.enrolment().apply(application(there.invite(name), mine).to_json())
+    secret = {name: Identity(mine.identity.private_bytes_raw()) for name, mine in keys.items()}
+
+    def word(by: str, federation: str = "demo", name: str = "") -> Vouch:
+        return vouch(secret[by], federation, name or by, "c", secret["c"].public, "telephone", NOW)
+
+    def ask(vouches: list[bytes], *, signed: list[bytes] | None = None) -> tuple[int, bytes]:
+        question = RosterQuestion.sign(
+            federation="demo",
+            hospital="a",
+            time=float(NOW),
+            sign=keys["a"].identity.sign,
+            vouches=vouches if signed is None else signed,
+        )
+        sent = question.model_copy(update={"vouches": tuple(vouches)})
+        return there.enrolment(clock=lambda: NOW).tell_roster(sent.to_json())
+
+    good = dump(word("a"))
+    bad = [word("b"), word("b", name="a"), word("a", "other"), replace(word("a"), expires=NOW + 1)]
+    status, body = ask([*map(dump, bad), b"no vouch"])
+    assert (status, RosterAnswer.model_validate_json(body).vouches) == (200, ())
+    assert refusal(ask([good], signed=[b"another"])) is Code.UNKNOWN
+    assert refusal(ask([bytes(MOST_BYTES + 1)], signed=[])) is Code.MALFORMED
+    assert refusal(ask([good] * (MOST_VOUCHES + 1), signed=[])) is Code.MALFORMED
+    status, body = ask([good])
+    assert (status, RosterAnswer.model_validate_json(body).vouches) == (200, (good,))
+    there.roster.revoke("c", now=NOW)
+    assert RosterAnswer.model_validate_json(ask([])[1]).vouches == ()
+
+
+def test_the_longest_question_and_answer_fit_their_bounds() -> None:
+    """A hospital's words on 254 others, and everybody's on everybody, with names of 32 letters."""
+    name, identity = "a" * LONGEST, Identity.make()
+    one = dump(vouch(identity, name, name, name, identity.public, "in person", NOW))
+    assert len(one) <= MOST_BYTES
+    sign = Keys.make().identity.sign
+    question = RosterQuestion.sign(federation=name, hospital=name, time=NOW, sign=sign, vouches=[one] * 255)
+    assert len(question.to_json()) <= MAX_QUESTION
+    keys = {f"{number:0{LONGEST}}": bytes(32) for number in range(255)}
+    some = len(RosterAnswer(identity_keys=keys, vouches=(one,) * 255).to_json())
+    none = len(RosterAnswer(identity_keys=keys).to_json())
+    assert none + 254 * (some - none) <= MAX_ROSTER

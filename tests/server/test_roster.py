@@ -6,6 +6,8 @@ import multiprocessing
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,10 @@ from client.home import Keys
 from common.enrolment import Application
 from common.errors import ConfigError, EnrolmentError, EnrolmentRefused
 from common.identity import fingerprint
+from common.secagg.encoding import load
+from common.secagg.identity import Identity
+from common.secagg.vouching import Vouch, vouch
+from server.database import VERSION
 from server.entry import Entry, Status
 from server.roster import Roster
 
@@ -57,7 +63,7 @@ def test_a_hospital_enters(roster: Roster) -> None:
     assert (entry.node_key, entry.identity_key) == (application.node_key, application.identity_key)
     assert (entry.admitted_at, entry.applied_at, entry.settled_at) == (NOW, NOW + 1, NOW + 1)
     assert entry.fingerprint == fingerprint(application.identity_key)
-    assert Roster(roster._path).entries() == (entry,)
+    assert Roster(roster.path).entries() == (entry,)
 
 
 def test_the_same_application_has_the_same_answer(roster: Roster) -> None:
@@ -137,14 +143,12 @@ def test_approval(roster: Roster) -> None:
 
 
 def test_revoked_and_admitted_again(roster: Roster) -> None:
-    """The old token says revoked; the new one wants new keys; the digest follows who is enrolled."""
+    """The old token says revoked; the new one wants new keys."""
     keys = Keys.make()
     secret = roster.admit("st-anna", expires_at=END, now=NOW)
     roster.enrol(apply("st-anna", secret, keys), now=NOW, approval=False)
     roster.register("st-anna", lambda _: 7)
-    digest = roster.digest
     assert roster.revoke("st-anna", now=NOW).node_id == 7
-    assert roster.digest != digest
     assert refusal(roster, apply("st-anna", secret, keys)) == "revoked"
     with pytest.raises(EnrolmentError, match="st-anna is revoked"):
         roster.revoke("st-anna", now=NOW)
@@ -220,18 +224,18 @@ def test_only_an_enrolled_hospital_has_a_node(roster: Roster) -> None:
 def test_only_a_digest_of_the_secret_is_kept(roster: Roster) -> None:
     """And the file is its owner's alone, with whatever SQLite lays beside it."""
     secret = roster.admit("st-anna", expires_at=END, now=NOW)
-    files = list(roster._path.parent.iterdir())
+    files = list(roster.path.parent.iterdir())
     assert all(secret not in file.read_bytes() for file in files)
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
 
 
 def test_another_version_is_told(roster: Roster) -> None:
     """A roster of later software is left alone."""
-    with sqlite3.connect(roster._path) as database:
-        database.execute("PRAGMA user_version = 2")
+    with sqlite3.connect(roster.path) as database:
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
     database.close()
-    with pytest.raises(ConfigError, match=r"roster\.db: is a roster of version 2"):
-        Roster(roster._path)
+    with pytest.raises(ConfigError, match=rf"roster\.db: is a roster of version {VERSION + 1}"):
+        Roster(roster.path)
 
 
 def test_two_uses_of_one_token_at_once(roster: Roster) -> None:
@@ -268,3 +272,42 @@ def test_several_processes_make_and_fill_one_roster(tmp_path: Path) -> None:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert len(Roster(path).entries()) == 30
+
+
+def word(voucher: Keys, name: str, subject: str, key: bytes, serial: int = int(NOW)) -> Vouch:
+    """Return a hospital's signed word on another."""
+    identity = Identity(voucher.identity.private_bytes_raw())
+    return vouch(identity, "demo", name, subject, key, "telephone", serial)
+
+
+def test_vouches_are_kept_once_for_each_pair(roster: Roster) -> None:
+    """The last word on who is known, told while both are enrolled, and gone with either."""
+    keys = {name: Keys.make() for name in ("a", "b", "c")}
+    for name, mine in keys.items():
+        enter(roster, name, keys=mine)
+    first, later = (word(keys["a"], "a", "b", b"k" * 32, serial) for serial in (5, 6))
+    roster.take_vouches("a", [first, word(keys["a"], "a", "nobody", b"k" * 32)])
+    roster.take_vouches("b", [word(keys["b"], "b", "a", b"k" * 32)])
+    assert [load(Vouch, one).subject for one in roster.vouches()] == ["b", "a"]
+    roster.take_vouches("a", [later])
+    roster.take_vouches("a", [first, replace(first, serial=2**63)])
+    assert [load(Vouch, one).serial for one in roster.vouches()] == [6, int(NOW)]
+    roster.take_vouches("a", [word(keys["a"], "a", "c", b"k" * 32)])
+    roster.revoke("b", now=NOW)
+    assert [load(Vouch, one).subject for one in roster.vouches()] == ["c"]
+
+
+def test_a_roster_of_0_1_0_is_carried_over(tmp_path: Path) -> None:
+    """Who is enrolled stays; there is room for vouches from then on."""
+    path = tmp_path / "roster.db"
+    old = Roster(path)
+    entry = enter(old, "st-anna")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE vouch")
+        database.execute("PRAGMA user_version = 1")
+        database.commit()
+    roster = Roster(path)
+    assert roster.entries() == (entry,)
+    assert roster.vouches() == ()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.identity import fingerprint
 from common.secagg import aggregator, agreement, site
-from common.secagg.identity import Identity, Peer
+from common.secagg.identity import Identity
 from common.secagg.masking import self_mask
 from common.secagg.messages import (
     ADVERTISE,
@@ -174,19 +175,21 @@ def test_sybils() -> None:
     lie = replace(genuine, advertisements=(*genuine.advertisements, sybil))
     unchanged(victim, "unknown-site", victim.deal, lie, by="h007")
     roster = victim.member.roster
-    both = roster.confirm(["h005", "h006"], roster.digest())
-    victim.member = replace(victim.member, roster=both)
+    for name in ("h005", "h006"):
+        roster = roster.confirm(name, fingerprint(roster.peers[name].public))
+    victim.member = replace(victim.member, roster=roster)
     victim.deal(federation.holders())
 
 
-def test_a_changed_key_is_unconfirmed_again(federation: Federation) -> None:
-    """A site whose signing key changed through enrolment is a stranger until its digest was compared."""
+def test_another_key_on_the_coordinators_word_changes_nothing(federation: Federation) -> None:
+    """The pinned key goes on to count, and whoever has the other one is not believed."""
     victim, eve = federation[VICTIM], Identity.make()
-    swapped = victim.member.roster.admit(SIBLING, eve.public)
-    assert swapped.peers[SIBLING] == Peer(eve.public, confirmed=False)
-    victim.member = replace(victim.member, roster=swapped)
+    roster = victim.member.roster.admit(SIBLING, eve.public)
+    assert roster.peers[SIBLING] == replace(federation.roster.peers[SIBLING], pending=eve.public)
+    victim.member = replace(victim.member, roster=roster)
     honest = federation.holders()
     unsigned = replace(honest.advertisements[1], c=agreement.public_of(eve.secret))
     taken_over = replace(unsigned, signature=eve.sign(ADVERTISE, *unsigned.signed()))
     lie = replace(honest, advertisements=(honest.advertisements[0], taken_over, *honest.advertisements[2:]))
-    unchanged(victim, "too-few-honest", victim.deal, lie)
+    unchanged(victim, "untrusted", victim.deal, lie, by=SIBLING)
+    victim.deal(honest)

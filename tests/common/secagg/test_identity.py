@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from common.errors import SecAggError
+from common.identity import fingerprint
 from common.secagg import agreement
 from common.secagg.identity import Identity, Peer, Roster
 from common.secagg.reasons import WORDS, Reason
+from tests.common.secagg.federation import refused
 
 
 def test_a_signature_is_for_one_purpose_and_one_site() -> None:
@@ -30,21 +34,39 @@ def test_a_signature_is_for_one_purpose_and_one_site() -> None:
     assert caught.value.reason == "unknown-site"
 
 
-def test_only_a_compared_digest_confirms() -> None:
-    """New and changed keys are unconfirmed; the digest covers every name and key, in any order."""
+def test_a_comparison_confirms_one_name_with_one_key() -> None:
+    """However it is spaced; nobody else is confirmed by it, and a wrong fingerprint confirms nobody."""
     keys = {name: Identity.make().public for name in ("a", "b")}
     roster = Roster({}).admit("b", keys["b"]).admit("a", keys["a"])
-    assert roster.digest() == Roster({}).admit("a", keys["a"]).admit("b", keys["b"]).digest()
     assert roster.unconfirmed(["a", "b"]) == 2
-    confirmed = roster.confirm(["a", "b"], roster.digest().upper() + "\n")
-    assert confirmed.unconfirmed(["a", "b"]) == 0
-    assert confirmed.admit("a", keys["a"]) is confirmed
-    swapped = confirmed.admit("a", Identity.make().public)
-    assert swapped.unconfirmed(["a", "b"]) == 1
-    assert swapped.digest() != confirmed.digest()
-    with pytest.raises(SecAggError) as caught:
-        swapped.confirm(["a"], confirmed.digest())
-    assert caught.value.reason == "wrong-digest"
+    confirmed = roster.confirm("a", fingerprint(keys["a"]).upper().replace(" ", "  ") + "\n")
+    assert [confirmed.unconfirmed([name]) for name in ("a", "b")] == [0, 1]
+    right = fingerprint(keys["a"])
+    wrong = "1" + right[1:] if right[0] == "0" else "0" + right[1:]
+    for read_out in (fingerprint(keys["b"]), "", right[:-1], wrong, fingerprint(bytes(32))):
+        refused("wrong-fingerprint", roster.confirm, "a", read_out, by="a")
+    refused("unknown-site", roster.confirm, "c", right, by="c")
+
+
+def test_another_key_for_a_known_name_waits_for_the_operator() -> None:
+    """Confirmed or not, the pinned key stays until the new fingerprint was compared, or is rejected."""
+    old, new = Identity.make().public, Identity.make().public
+    pinned = Roster({}).admit("a", old)
+    for before in (pinned, pinned.confirm("a", fingerprint(old))):
+        told = before.admit("a", new)
+        assert told.peers["a"] == replace(before.peers["a"], pending=new)
+        assert told.admit("a", old) == told, "it still shows after the coordinator went back"
+        assert told.reject("a") == before
+        assert told.confirm("a", fingerprint(new)).peers["a"] == Peer(new, confirmed=True)
+        assert told.confirm("a", fingerprint(old)).peers["a"] == Peer(old, confirmed=True, pending=new)
+        assert before.reject("a").peers == {}
+
+
+def test_one_key_is_not_two_hospitals() -> None:
+    """Whoever answers two telephones counts once."""
+    key = Identity.make().public
+    roster = Roster({}).admit("a", key).admit("b", key).confirm("a", fingerprint(key))
+    refused("shared-key", roster.confirm, "b", fingerprint(key), by="b")
 
 
 def test_both_ends_derive_the_same_key_and_no_other() -> None:

@@ -41,7 +41,6 @@ def transcript(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     answer = federation["h000"].unmask(asked)
     total = federation.finish(slot, federation.names[:3]).total
     return {
-        "roster digest": federation.roster.digest(),
         "advertisement": dump(holders.advertisements[0]).hex(),
         "holders digest": holders.digest(federation.roster.keys(holders.sites)).hex(),
         "manifest": dump(slot.plan.manifests[0]).hex(),
