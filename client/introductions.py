@@ -66,7 +66,9 @@ def hanging(peers: Mapping[str, Peer]) -> Iterator[str]:
         names = sorted(name for name, by in vouched.items() if by <= vouchers)
         counted = f"{len(names)} hospital{'s' * (len(names) > 1)}"
         lied = "both lied" if len(vouchers) == 2 else "all lied"
-        yield from wrapped(f"If {_and(sorted(vouchers))} {lied}: {counted} invented, {', '.join(names)}.")
+        yield from wrapped(
+            f"If {_and(sorted(vouchers))} {lied}: {counted} may be invented, {', '.join(names)}."
+        )
 
 
 def not_known(peers: Mapping[str, Peer]) -> list[str]:
