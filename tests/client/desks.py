@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.home import Home, Keys, NodeSettings
 from client.node import desk_of
-from client.peers import as_toml
+from client.pinboard import Pinned, to_toml
 from client.policy import guarded
 from common import wire
 from common.config import Config, load
@@ -61,7 +61,7 @@ class Desks:
                 self.folder / name, settings, keys[name], ca=b"", peers={}, policy=self.policy
             )
             peers = {peer: Peer(key, confirmed=True) for peer, key in public.items() if peer != name}
-            self.homes[name].peers_file.write_text(as_toml(peers))
+            self.homes[name].peers_file.write_text(to_toml(Pinned(peers)))
         self.public = public
         self.config: Config = load(None, ['task.classes=["normal","nodule"]', 'model.name="mlp"'])
         self.phi = torch.zeros(PARAMETERS)

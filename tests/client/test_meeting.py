@@ -181,7 +181,8 @@ def test_vouching_through_the_coordinator(there: Coordinator, tmp_path: Path) ->
         assert "st-bern vouches for st-clara, st-david, st-emil, until 20" in said.output
         enough = tell(homes["st-clara"], "roster").output
         assert "st-david  vouchers: st-anna, st-bern" in enough
-        assert "If st-anna and st-bern both lied: 2 hospitals may be invented, st-david, st-emil." in enough
+        lied = "If st-anna and st-bern both lied: 2 hospitals may be invented, st-david, st-emil."
+        assert lied in " ".join(enough.split())
         assert known(homes["st-clara"]) == set(names) - {"st-clara"}
         assert known(homes["st-anna"]) == set(names) - {"st-anna"}
         assert tell(homes["st-bern"], "vouch", "--withdraw", "st-emil").exit_code == 0
