@@ -68,7 +68,7 @@ def test_a_new_hospital_is_shown_no_difference(older: Older) -> None:
     home = older.home("st-anna")
     home.policy.write_text(guarded())
     assert not lacking(home.policy)
-    assert "0.1.0" not in CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
+    assert "lacks keys" not in CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
     home.policy.write_text("min-cohort = many")
     assert "not valid TOML" in CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
 
@@ -110,3 +110,21 @@ def test_the_coordinators_roster_is_read_as_it_was(older: Older) -> None:
     """Nobody enrols again: every hospital's identity key is the one that the coordinator knows."""
     keys = Roster(older.federation.roster).identity_keys()
     assert keys == {site: home.identity.public for site, home in older.homes.items()}
+
+
+def test_whom_a_digest_confirmed_nobody_has_confirmed(older: Older) -> None:
+    """It was agreed on with anybody for everybody; `status` says so until each is confirmed by name."""
+    for site, home in older.homes.items():
+        before = {name for name, confirmed in older.expected["confirmed"][site].items() if confirmed}
+        others = older.homes.keys() - {site}
+        assert before == others
+        assert home.peers().held.former == others
+        assert home.roster(home.peers()).unconfirmed(others) == len(others)
+        shown = CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
+        assert f"{', '.join(sorted(others))}; zamenis-hospital confirm; 0.1.0 confirmed a digest" in shown
+        home.peers().confirm(site, home.identity, {name: older.home(name).fingerprint for name in others})
+        assert home.roster(home.peers()).unconfirmed(others) == 0
+        assert (
+            "0.1.0 confirmed a digest"
+            not in CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
+        )
