@@ -148,7 +148,13 @@ def train(message: Message, context: Context) -> Message:
     if instruction.column_sums:
         return wire.reply_contribution(message, part.sum_columns())
     phi = _phi(message, part)
-    told = part.train(phi, run=instruction.run, server_round=instruction.server_round)
+    told = part.train(
+        phi,
+        run=instruction.run,
+        server_round=instruction.server_round,
+        clip=instruction.clip_norm,
+        max_norm=policy_of(part.node.policy_file).max_norm,
+    )
     return wire.reply_contribution(message, told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from client.pinned import pin
 from client.site import Node, learner_of
 from common import columns, heads, seeds, weights, wire
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import clipped
+from common.algorithms.algorithm import clipped, longest_delta
 from common.cases import Cases
 from common.config import Config
 from common.errors import DataError, WireError
@@ -37,8 +38,13 @@ class Part:
         """Return weights of the names and shapes that cross."""
         return self._learner().shared(self._training.normalisation)
 
-    def train(self, phi: Weights, *, run: str, server_round: int) -> wire.Contribution:
-        """Return this round's contribution; what stays at home is kept for the meta-training named `run`."""
+    def train(
+        self, phi: Weights, *, run: str, server_round: int, clip: float = 0.0, max_norm: float = math.inf
+    ) -> wire.Contribution:
+        """Return this round's contribution; what stays at home is kept for the meta-training named `run`.
+
+        It is no longer than the round's `clip` (0: as far as [training] goes) and than `max_norm`.
+        """
         algorithm, training = ALGORITHMS[self.algorithm], self._training
         assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
         lesson = classes.lesson(self.hospital, self.config, self.algorithm)
@@ -52,8 +58,11 @@ class Part:
         update = algorithm.local_update(learner, begun, tasks, training, generator, memory)
         if kept:
             kept.keep(on_cpu(memory | {name: begun[name] + update.delta[name] for name in own}), server_round)
-        delta = clipped(weights.pack({name: update.delta[name] for name in phi}), training)
-        return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases))
+        whole = weights.pack({name: update.delta[name] for name in phi})
+        longest = longest_delta(training, len(whole), clip)
+        within = float(torch.linalg.vector_norm(whole, dtype=torch.float64)) <= longest
+        delta = clipped(whole, training, min(longest, max_norm))
+        return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases), within)
 
     def sum_columns(self) -> wire.Contribution:
         """Return the sums over numeric columns of the cases that it trains on (`common.columns`)."""
@@ -63,7 +72,7 @@ class Part:
         cases = classes.lesson(measured, self.config, self.algorithm).cases
         if self.node.policy_file:
             pin(self.node.own_state, self.hospital, cases)
-        return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, len(cases))
+        return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, len(cases), within=True)
 
     def judge(self, phi: Weights) -> Judge:
         """Return who judges phi on this hospital's own task."""

@@ -152,7 +152,12 @@ class Desk:
         return Contribution(
             delta=told.delta.numpy(),
             weight=min(told.cases, layout.max_weight),
-            metrics={"loss-sum": told.loss_sum, "episodes": told.episodes, "cases": told.cases},
+            metrics={
+                "loss-sum": told.loss_sum,
+                "episodes": told.episodes,
+                "cases": told.cases,
+                "within": told.within,
+            },
             rounding_key=sha256(key).digest(),
         )
 

@@ -164,8 +164,13 @@ class Training(Section):
     proximal: NotNegative = 0.0
     """FedProx's mu: weight of half the squared distance to phi in every inner step."""
     clip_norm: NotNegative = 0.0
-    """L2 norm that a site clips its delta to, and above which a coordinator leaves one out; 0: what the
-    algorithm can reach at all, e.g. inner-lr times inner-steps times the root of the number of parameters."""
+    """L2 norm that a site clips its delta to at first, and at most; 0: what the algorithm can reach at all,
+    e.g. inner-lr times inner-steps times the root of the number of parameters."""
+    clip_quantile: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of a round's sites whose delta the clip leaves whole: it follows their norms, by one bit that
+    each tells masked. 0: it stays where it begins."""
+    clip_rate: Rate = 0.2
+    """How fast it follows, after a quicker beginning (server/clip)."""
     head: Literal["shared", "home"] = "shared"
     """A head with an output per class: part of phi, or at home, beginning at zero in every episode."""
     normalisation: Literal["shared", "local", "recompute"] = "shared"

@@ -3,7 +3,7 @@
 | message | down | up |
 |---|---|---|
 | `query.describe` | configuration | site, input shape, digest, census (counts) |
-| `train` | phi, configuration, algorithm, server_round, statistics | delta, episodes, cases, loss sum |
+| `train` | phi, configuration, algorithm, server_round, statistics, clip | delta, sums |
 | `train` with column_sums | configuration, algorithm | sums over numeric columns (`common.columns`), cases |
 | `evaluate` | phi, configuration, algorithm, shot, recipe, statistics | metrics per draw and replicate |
 | `query.advertise`, `.deal`, `.unmask`, `.finish` | records of `common.secagg` as bytes | the same |
@@ -48,6 +48,8 @@ RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
 """Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
+SUMS = ("loss-sum", "episodes", "cases", "within")
+"""What a contribution has beside its delta."""
 SILENT = "did not answer in time"
 WORDS = {
     REFUSED: "its data cannot be used for this run; the hospital's own log says why.",
@@ -90,6 +92,8 @@ class Instruction:
     """`common.columns.Statistics` of the meta-training as JSON; empty: a hospital's own."""
     column_sums: bool = False
     """Asks for sums over numeric columns, from which those statistics come, and for no training."""
+    clip_norm: float = 0.0
+    """L2 norm to which a delta is clipped in this round; 0: as far as [training] goes."""
     protocol: int = PROTOCOL
 
 
@@ -122,6 +126,8 @@ class Contribution:
     loss_sum: float
     episodes: int
     cases: int
+    within: bool
+    """Whether the delta was within the round's clip before it was clipped."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,8 @@ def read_instruction(message: Message) -> Instruction:
             "install the same version of Zamenis on both."
         )
     instruction = Instruction(**cast(dict[str, Any], fields))
+    if not 0 <= instruction.clip_norm < math.inf:
+        raise WireError("clip_norm must be a finite length; install the same version of Zamenis on both.")
     if len(instruction.run) > LONGEST_NAME:
         raise WireError("the run's name is too long; install the same version of Zamenis on both sides.")
     return instruction
@@ -242,6 +250,7 @@ def reply_contribution(message: Message, contribution: Contribution) -> Message:
             "loss-sum": contribution.loss_sum,
             "episodes": contribution.episodes,
             "cases": contribution.cases,
+            "within": int(contribution.within),
         }
     )
     return Message(RecordDict({"delta": vector(contribution.delta), "sums": sums}), reply_to=message)
@@ -252,16 +261,16 @@ def read_contribution(reply: Message, parameters: int) -> Contribution:
     delta = _read_vector(reply.content.array_records, "delta", parameters)
     sums = reply.content.metric_records.get("sums", MetricRecord())
     try:
-        loss_sum, episodes, cases = (sums[name] for name in ("loss-sum", "episodes", "cases"))
+        loss_sum, episodes, cases, within = (sums[name] for name in SUMS)
     except KeyError as error:
-        raise WireError(
-            "sums must hold loss-sum, episodes and cases; the site runs another version."
-        ) from error
+        raise WireError(f"sums must hold {', '.join(SUMS)}; the site runs another version.") from error
     if not (isinstance(episodes, int) and isinstance(cases, int) and episodes > 0 and cases > 0):
         raise WireError("episodes and cases must be positive whole numbers.")
     if not isinstance(loss_sum, float) or not math.isfinite(loss_sum):
         raise WireError("loss-sum must be finite.")
-    return Contribution(delta, loss_sum, episodes, cases)
+    if within not in (0, 1):
+        raise WireError("within must be 0 or 1.")
+    return Contribution(delta, loss_sum, episodes, cases, within == 1)
 
 
 def reply_judgement(message: Message, judgement: Judgement) -> Message:

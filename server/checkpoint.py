@@ -41,6 +41,7 @@ def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
         "zamenis": version("zamenis"),
         "identity": identity,
         "server_round": str(checkpoint.state.server_round),
+        "clip": checkpoint.state.clip.hex(),
         "history": json.dumps(list(checkpoint.history)),
         "statistics": checkpoint.statistics,
         "run": checkpoint.run,
@@ -69,5 +70,6 @@ def load(path: Path, *, identity: str) -> Checkpoint:
             "resume with the configuration it was started with, or choose another folder."
         )
     moments = {name[7:]: tensor for name, tensor in tensors.items() if name.startswith("moment/")}
-    state = OuterState(tensors["phi"], int(metadata["server_round"]), moments)
+    clip = float.fromhex(metadata["clip"])
+    state = OuterState(tensors["phi"], int(metadata["server_round"]), moments, clip)
     return Checkpoint(state, json.loads(metadata["history"]), metadata["statistics"], metadata["run"])

@@ -31,6 +31,8 @@ class Gathered:
     sites: int = 0
     episodes: int = 0
     loss_sum: float = 0.0
+    within: int = 0
+    """Sites whose delta was within the round's clip before it was clipped."""
     barred: dict[str, str] = field(default_factory=dict)
     """Who sits this round out because it stopped or spoilt sums, and why."""
 
@@ -55,37 +57,38 @@ class Plain:
     site_of: Mapping[int, str] = field(repr=False)
     """Site by Flower's node id."""
 
-    def gather(self, cohort: Sequence[str], replies: Iterable[Message]) -> Gathered:
-        """Return what the replies of a round's cohort bring together."""
+    def gather(self, cohort: Sequence[str], replies: Iterable[Message], clip: float = 0.0) -> Gathered:
+        """Return what the replies of a round's cohort bring together; no delta is longer than `clip`."""
         found = Gathered(dict.fromkeys(cohort, wire.SILENT))
         deltas = aggregator(self.training, self.parameters)
         by_cases = self.training.weighting == "examples"
-        for site, contribution in self._usable(cohort, replies, found.missing):
+        for site, contribution in self._usable(cohort, replies, found.missing, clip):
             del found.missing[site]
             deltas.add(contribution.delta, float(contribution.cases) if by_cases else 1.0)
             found.sites += 1
             found.episodes += contribution.episodes
             found.loss_sum += contribution.loss_sum
+            found.within += contribution.within
         if found.sites and found.sites >= self.training.min_cohort:
             found.mean = deltas.result()
         return found
 
     def _usable(
-        self, cohort: Sequence[str], replies: Iterable[Message], missing: dict[str, str]
+        self, cohort: Sequence[str], replies: Iterable[Message], missing: dict[str, str], clip: float
     ) -> Iterator[tuple[str, wire.Contribution]]:
         """Yield the contributions in site order; why another cannot be used is put into `missing`."""
         arrivals = ((self.site_of[reply.metadata.src_node_id], reply) for reply in replies)
         for site, reply in in_order(arrivals, cohort):
             try:
-                yield site, self._read(site, reply)
+                yield site, self._read(site, reply, clip)
             except WireError as error:
                 missing[site] = str(error)
 
-    def _read(self, site: str, reply: Message) -> wire.Contribution:
+    def _read(self, site: str, reply: Message, clip: float) -> wire.Contribution:
         if reply.has_error():
             raise WireError(why(site, reply))
         contribution = wire.read_contribution(reply, self.parameters)
-        longest = longest_delta(self.training, self.parameters)
+        longest = longest_delta(self.training, self.parameters, clip)
         length = float(torch.linalg.vector_norm(contribution.delta, dtype=torch.float64))
         if length > longest * (1 + ROUNDING):
             raise WireError(f"delta is {length:.3g} long, and none may be longer than {longest:.3g}.")

@@ -28,6 +28,8 @@ class OuterState:
     """Rounds already finished."""
     moments: Mapping[str, Vector] = field(default_factory=dict)
     """The optimiser's own vectors, float64."""
+    clip: float = 0.0
+    """L2 norm to which the next round's deltas are clipped (`server.clip`); 0: as far as [training] goes."""
 
 
 def init(phi: Vector) -> OuterState:

@@ -65,14 +65,21 @@ class SecureSum:
     run: str = field(default_factory=lambda: secrets.token_hex(16))
     _keys: dict[str, Advertisement] = field(default_factory=dict)
     _slot: int = 0
+    _clip: float = 0.0
     _next: Dealt | None = None
 
     def __post_init__(self) -> None:
         self._standing = Standing(max(1, default_colluders(len(self.sites))))
         self._roster = Roster({site: Peer(key) for site, key in self.identities.items()})
 
-    def gather(self, grid: Grid, instructions: Mapping[str, Message], then: Sequence[str]) -> Gathered:
-        """Return what a round's cohort brings together; `then` is the next round's cohort, or nobody."""
+    def gather(
+        self, grid: Grid, instructions: Mapping[str, Message], then: Sequence[str], clip: float = 0.0
+    ) -> Gathered:
+        """Return what a round's cohort brings together; `then` is the next round's cohort, or nobody.
+
+        `clip` is the round's, as the instructions say it; 0: as far as [training] goes.
+        """
+        self._clip = clip
         cohort = sorted(instructions)
         found = Gathered(dict.fromkeys(cohort, wire.SILENT))
         duty = Duty()
@@ -102,6 +109,7 @@ class SecureSum:
         found.mean = torch.from_numpy(outcome.total.mean)
         found.sites = len(outcome.survivors)
         found.episodes, found.loss_sum = round(metrics["episodes"]), metrics["loss-sum"]
+        found.within = round(metrics["within"])
 
     def finish(self, grid: Grid) -> None:
         """Let every site erase the run's secrets."""
@@ -168,7 +176,8 @@ class SecureSum:
             raise refusal(Reason.BAD_COHORT)
         first = next(iter(instructions.values()))
         payload = Payload.of(*wire.payload_of(first))
-        layout = layout_of(self.training, self.bits, self.parameters, len(dealt.holders.sites))
+        holders = len(dealt.holders.sites)
+        layout = layout_of(self.training, self.bits, self.parameters, holders, self._clip)
         requests = aggregator.mask_requests(dealt.holders, dealt.among(sorted(instructions)), payload, layout)
         slot = Slot(self._roster, dealt.holders, next(iter(requests.values())).plan)
         following = self._open(then) if then else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -17,8 +17,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common import wire
+from common.algorithms.algorithm import longest_delta
 from common.config import Config
 from server.checkpoint import Checkpoint
+from server.clip import following
 from server.cohort import cohort
 from server.exchange import exchange
 from server.gather import Gathered, Plain
@@ -65,6 +67,7 @@ class MetaStrategy(Strategy):
             server_round=server_round,
             run=self.run,
             statistics=self.statistics,
+            clip_norm=self.state.clip,
         )
         phi = wire.vector(self.state.phi)
         seconds = self.training.round_timeout
@@ -78,7 +81,7 @@ class MetaStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold the replies, as they come, into the next phi."""
         started = time.monotonic()
-        found = self._plain.gather(self._cohort(server_round), replies)
+        found = self._plain.gather(self._cohort(server_round), replies, self.state.clip)
         return None, MetricRecord({**self._conclude(server_round, found, started)})
 
     def configure_evaluate(
@@ -112,7 +115,8 @@ class MetaStrategy(Strategy):
         started = time.monotonic()
         instructions = dict(zip(self._cohort(server_round), messages, strict=True))
         last = server_round == self.training.rounds
-        found = secure.gather(grid, instructions, [] if last else self._cohort(server_round + 1))
+        then = [] if last else self._cohort(server_round + 1)
+        found = secure.gather(grid, instructions, then, self.state.clip)
         self._conclude(server_round, found, started)
 
     def _conclude(self, server_round: int, found: Gathered, started: float) -> dict[str, float]:
@@ -125,10 +129,19 @@ class MetaStrategy(Strategy):
         self.state, told = apply(self.state, mean, self.training.outer, self.training.rounds)
         if found.episodes:
             told["loss"] = found.loss_sum / found.episodes
+        if found.sites:
+            told |= self._follow(found.within / found.sites, server_round)
         seconds = time.monotonic() - started
         entry = {"round": server_round, "sites": found.sites, "seconds": seconds, **told}
         self.history.append(entry | ({"barred": found.barred} if found.barred else {}))
         return told
+
+    def _follow(self, share: float, server_round: int) -> dict[str, float]:
+        """Let the clip follow the share of sites that were within it; return what this round's was."""
+        parameters = self.state.phi.numel()
+        clip = longest_delta(self.training, parameters, self.state.clip)
+        self.state = replace(self.state, clip=following(clip, self.training, parameters, server_round, share))
+        return {"clip": clip, "within": share}
 
     def _cohort(self, server_round: int) -> list[str]:
         return cohort(self.sites, self.training.cohort, seed=self.config.seed, server_round=server_round)

@@ -72,15 +72,18 @@ class Algorithm:
     """Trains where all sites' data lie together: no federation, an upper bound for one."""
 
 
-def longest_coordinate(training: Training) -> float:
+def longest_coordinate(training: Training, clip: float = 0.0) -> float:
     """Return the magnitude that no coordinate of a site's delta may exceed; larger ones are clipped.
+
+    No more than the round's `clip`, where it has one.
 
     Step t of a fresh Adam (beta1 = 0) moves a coordinate by at most inner-lr times the root of t; many steps
     never all do, so that beyond four times inner-lr each the bound does not grow further.
     """
     count = steps_at_a_site(training)
     afresh = math.inf if training.remembers else sum(map(math.sqrt, range(1, count + 1)))
-    return training.clip_norm or training.inner_lr * min(afresh, 4.0 * count)
+    reach = training.clip_norm or training.inner_lr * min(afresh, 4.0 * count)
+    return min(reach, clip or reach)
 
 
 def steps_at_a_site(training: Training) -> int:
@@ -88,15 +91,19 @@ def steps_at_a_site(training: Training) -> int:
     return max(training.inner_steps, training.episodes)
 
 
-def longest_delta(training: Training, parameters: int) -> float:
-    """Return the L2 norm that no site's delta may exceed (`clip-norm` in [training])."""
-    reach = training.inner_lr * steps_at_a_site(training) * math.sqrt(parameters)
-    return training.clip_norm or reach
+def longest_delta(training: Training, parameters: int, clip: float = 0.0) -> float:
+    """Return the L2 norm that no site's delta may exceed: `clip-norm` in [training], or the round's own clip.
+
+    A round's clip is at most that; 0: as far as [training] goes.
+    """
+    reach = training.clip_norm or training.inner_lr * steps_at_a_site(training) * math.sqrt(parameters)
+    return min(reach, clip or reach)
 
 
-def clipped(delta: Tensor, training: Training) -> Tensor:
+def clipped(delta: Tensor, training: Training, clip: float = 0.0) -> Tensor:
     """Return a site's delta `[parameter]` within the bounds of its norm and of every coordinate."""
-    return weights.clip(delta, longest_delta(training, len(delta)), longest_coordinate(training))
+    norm = longest_delta(training, len(delta), clip)
+    return weights.clip(delta, norm, longest_coordinate(training, clip))
 
 
 def inner_settings(training: Training) -> InnerLoop:

@@ -13,6 +13,6 @@ pooled = Algorithm(
     name="pooled",
     paper="baseline",
     local_update=local_update,
-    identity={"proximal": 0.0, "outer": ADOPT_THE_MEAN},
+    identity={"proximal": 0.0, "clip-quantile": 0.0, "outer": ADOPT_THE_MEAN},
     pooled=True,
 )

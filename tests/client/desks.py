@@ -34,7 +34,12 @@ from common.secagg.messages import (
 from common.secagg.numbers import Numbers
 
 RUN, ROUND, PARAMETERS = "run-1", 1, 40
-METRICS = (Metric("loss-sum", 0, 1e4, 1e-6), Metric("episodes", 0, 100), Metric("cases", 0, 1e7))
+METRICS = (
+    Metric("loss-sum", 0, 1e4, 1e-6),
+    Metric("episodes", 0, 100),
+    Metric("cases", 0, 1e7),
+    Metric("within", 0, 1),
+)
 
 
 @dataclass
@@ -80,7 +85,9 @@ class Desks:
 
         def train(plain: Message) -> Message:
             self.trained.append(name)
-            return wire.reply_contribution(plain, wire.Contribution(self.delta(name), 0.5, 1, 20))
+            return wire.reply_contribution(
+                plain, wire.Contribution(self.delta(name), 0.5, 1, 20, within=True)
+            )
 
         return desk_of(self.homes[name]).answer(message, train)
 

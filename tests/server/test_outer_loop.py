@@ -135,13 +135,13 @@ def test_a_reply_in_turn_is_not_held_back() -> None:
 
 def test_a_checkpoint_reads_back_whole(tmp_path: Path) -> None:
     """phi, moments, round and history, bit for bit."""
-    state = OuterState(torch.randn(5), 3, {"first": torch.randn(5, dtype=torch.float64)})
+    state = OuterState(torch.randn(5), 3, {"first": torch.randn(5, dtype=torch.float64)}, clip=1 / 3)
     path = tmp_path / "run" / "checkpoint.safetensors"
     checkpoint.save(path, Checkpoint(state, [{"round": 3, "loss": 0.1}]), identity="x")
     again = checkpoint.load(path, identity="x")
     assert torch.equal(again.state.phi, state.phi)
     assert torch.equal(again.state.moments["first"], state.moments["first"])
-    assert again.state.server_round == 3
+    assert (again.state.server_round, again.state.clip) == (3, 1 / 3)
     assert again.history == [{"round": 3, "loss": 0.1}]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 

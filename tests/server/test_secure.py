@@ -92,10 +92,6 @@ def test_every_algorithm_ends_where_it_does_in_plain(five: Make, tmp_path: Path,
     """Whole trainings, resumed in the middle: within the rounding of the plain ones."""
     nodes, keys = five()
     config = settings(f'experiment.algorithms=["{algorithm}"]')
-    if config.training_of(
-        algorithm
-    ).clip_norm:  # it sends a gradient: bounded nearer to what such small ones are
-        config = settings(f'experiment.algorithms=["{algorithm}"]', f"algorithms.{algorithm}.clip-norm=0.5")
     ends: dict[bool, torch.Tensor] = {}
     for secure in (False, True):
         with Lossy(nodes, NEVER) as grid:
