@@ -241,6 +241,15 @@ def unpause(directory: Directory = HERE) -> None:
     console.print("[green]✓[/] Takes part again.")
 
 
+@app.command()
+def rejoin(directory: Directory = HERE) -> None:
+    """Give up open sums and make new keys for them: after a snapshot of this machine was brought back."""
+    from client.node import vault_of
+
+    count = vault_of(Home.load(directory)).rejoin()
+    console.print(f"[green]✓[/] {count} unfinished meta-trainings go on with new keys.", highlight=False)
+
+
 def _serve(home: Home) -> None:
     """Run the node in this process until a signal ends it."""
     from client.node import Node

@@ -3,10 +3,18 @@
 Every transition reads and replaces its row within one exclusive transaction, and nothing is sent before the
 transaction is on disk: two requests that race meet one after the other, and a process that is killed leaves
 either the state before or the state after (`common.secagg.state`).
+
+The vault remembers which file it is and when it was last written. Another file, since SQLite changes a file
+in place, or one that was changed later, means a copy or a restored backup: it may have forgotten what has
+left the site, and every unfinished run goes on with a new key and without the slots that were open
+(`site.rejoin`). A snapshot of a whole machine brings everything back alike; then an operator says so
+(`zamenis-hospital rejoin`).
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +22,21 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import SecAggError
+from common.files import PRIVATE
 from common.secagg import site, state
 from common.secagg.site import Answer, Member
-from common.secagg.state import SiteRun
+from common.secagg.state import Finished, SiteRun
 
+logger = logging.getLogger("zamenis.client")
 WAIT = 60.0
 """Seconds to wait for another process's transaction."""
-TABLE = "CREATE TABLE IF NOT EXISTS run (id TEXT PRIMARY KEY, state BLOB NOT NULL, at REAL NOT NULL)"
+TABLES = """
+CREATE TABLE IF NOT EXISTS run (id TEXT PRIMARY KEY, state BLOB NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS file (device TEXT NOT NULL, inode TEXT NOT NULL, at REAL NOT NULL);
+"""
+LATE = 60.0
+"""Seconds by which the file system may date a transaction after the transaction's own time."""
 ABANDONED = 30 * 24 * 3600.0
 """Seconds after which a run that nobody asked about any more is finished: its secrets go."""
 
@@ -52,12 +68,43 @@ class Vault:
         with self._transaction() as database:
             self._finish(database, run)
 
+    def rejoin(self) -> int:
+        """Give every unfinished run a new key and no open slot, and return how many runs these are."""
+        with self._transaction() as database:
+            return self._rejoin(database)
+
     def tidy(self) -> None:
         """Finish runs that were abandoned long ago."""
         with self._transaction() as database:
             old = database.execute("SELECT id FROM run WHERE at < ?", (time.time() - ABANDONED,)).fetchall()
             for (run,) in old:
                 self._finish(database, run)
+
+    def _rejoin(self, database: sqlite3.Connection) -> int:
+        unfinished = 0
+        for run, content in database.execute("SELECT id, state FROM run").fetchall():
+            if not state.is_finished(content):
+                self._keep(database, run, state.save(_anew(run, content)))
+                unfinished += 1
+        return unfinished
+
+    def _recognise(self, database: sqlite3.Connection) -> None:
+        """Make sure that what is remembered was remembered in this very file, or rejoin once."""
+        found = self.path.stat()
+        row = database.execute("SELECT device, inode, at FROM file").fetchone()
+        if row and row[:2] == _name(found) and found.st_ctime <= row[2] + LATE:
+            return
+        if unfinished := self._rejoin(database):
+            logger.warning("vault.db is a copy or a restored backup: new keys for %d runs", unfinished)
+        self._sign(database)
+        database.execute("COMMIT")  # whatever becomes of the transition that found it
+        database.execute("BEGIN EXCLUSIVE")
+
+    def _sign(self, database: sqlite3.Connection) -> None:
+        """Write down which file this is, and when."""
+        database.execute("DELETE FROM file")
+        values = (*_name(self.path.stat()), time.time())
+        database.execute("INSERT INTO file (device, inode, at) VALUES (?, ?, ?)", values)
 
     def _finish(self, database: sqlite3.Connection, run: str) -> None:
         row = database.execute("SELECT state FROM run WHERE id = ?", (run,)).fetchone()
@@ -73,15 +120,28 @@ class Vault:
         """Yield the database to one caller at a time; what it changed is on disk after, or not at all."""
         with closing(self._open()) as database:
             database.execute("BEGIN EXCLUSIVE")
+            self._recognise(database)
             yield database
+            self._sign(database)
             database.execute("COMMIT")
 
     def _open(self) -> sqlite3.Connection:
-        new = not self.path.exists()
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, PRIVATE))  # SQLite's journal takes after it
         database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
-        if new:
-            self.path.chmod(0o600)
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA secure_delete = ON")
-        database.execute(TABLE)
+        database.executescript(TABLES)
         return database
+
+
+def _name(file: os.stat_result) -> tuple[str, str]:
+    return str(file.st_dev), str(file.st_ino)
+
+
+def _anew(run: str, content: bytes) -> SiteRun | Finished:
+    """Return an unfinished run's state with a new key; its end where another version wrote it."""
+    try:
+        before = state.restore(content)
+    except SecAggError:
+        return Finished(run, "")
+    return site.rejoin(before, max(int(time.time()), before.epoch + 1))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from client.cli import app
+from client.node import vault_of
 from client.policy import guarded
 from common import wire
 from common.secagg.identity import Identity
@@ -110,3 +115,42 @@ def test_every_key_of_a_policy_withdrawn_stops_what_was_begun(
     for reply in (desks.train(first, requests[first]), desks.unmask(first, asked)):
         assert reply.error.code == wire.FORBIDDEN
         assert key in str(reply.error.reason)
+
+
+def test_an_operator_rejoins_after_a_snapshot(tmp_path: Path) -> None:
+    """`zamenis-hospital rejoin`: what was open is given up, the key is new, and the run goes on with it."""
+    desks = Desks(tmp_path, 5)
+    _, asked = play(desks)
+    first = desks.names[0]
+    before = desks.advertise(first)
+    done = CliRunner().invoke(app, ["rejoin", "--dir", str(desks.homes[first].directory)])
+    assert "1 unfinished meta-trainings go on with new keys" in done.output
+    refused = desks.unmask(first, asked)
+    assert "the slot is not open here" in str(refused.error.reason)
+    after = desks.advertise(first)
+    assert after.c != before.c
+    assert after.epoch > before.epoch
+    holders = desks.holders(2)
+    assert first in desks.requests(holders, desks.dealings(holders))
+
+
+def test_a_restored_backup_never_answers_a_slot_twice(tmp_path: Path) -> None:
+    """Brought back from before it unmasked, a hospital gives no second answer, to another list of dropped.
+
+    The backup is of an hour ago, and was copied over the vault, which thus is the same file.
+    """
+    desks = Desks(tmp_path, 5)
+    _, asked = play(desks)
+    first, last = desks.names[0], desks.names[-1]
+    path = vault_of(desks.homes[first]).path
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE file SET at = at - 3600")
+    backup = path.read_bytes()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE file SET at = at + 3600")
+    assert not desks.unmask(first, asked).has_error()
+    fewer = {name: signature for name, signature in asked.survivors.items() if name != last}
+    other = UnmaskRequest(RUN, asked.slot, fewer, (last,))
+    assert "another unmask request was answered" in str(desks.unmask(first, other).error.reason)
+    path.write_bytes(backup)
+    assert "the slot is not open here" in str(desks.unmask(first, other).error.reason)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,3 +124,85 @@ def test_what_was_answered_is_on_disk_when_the_process_is_killed(tmp_path: Path,
     assert done.returncode == -9
     assert Vault(path).change("run", member, advance) == 2
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def key_of(vault: Vault, member: Member) -> tuple[bytes, int]:
+    """Return a run's sealing key and its highest slot."""
+    return vault.change("run", member, lambda state: (state, (state.c, state.highest)))
+
+
+@pytest.mark.parametrize("way", ["copied", "restored"])
+def test_a_copy_or_a_restored_backup_gets_new_keys_once(
+    tmp_path: Path, member: Member, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its open slots are given up and its key is new; from then on it is a vault like any other."""
+    path = tmp_path / "vault.db"
+    vault = Vault(path)
+    vault.change("run", member, advance)
+    vault.change("done", member, advance)
+    vault.finish("done")
+    before = key_of(vault, member)
+    assert key_of(Vault(path), member) == before
+    other = tmp_path / "backup.db"
+    shutil.copy2(path, other)
+    if way == "restored":
+        vault.change("run", member, advance)
+        os.replace(other, path)
+        other = path
+    with pytest.raises(SecAggError):  # found by a transition that is refused: it stands all the same
+        Vault(other).change("done", member, advance)
+    after = key_of(Vault(other), member)
+    assert before[0] != after[0]
+    assert after[1] == 1
+    assert key_of(Vault(other), member) == after
+    assert [record.getMessage() for record in caplog.records] == [
+        "vault.db is a copy or a restored backup: new keys for 1 runs"
+    ]
+    with pytest.raises(SecAggError, match="finished"):
+        Vault(other).change("done", member, advance)
+
+
+def test_a_vault_that_was_moved_is_the_same(tmp_path: Path, member: Member) -> None:
+    """A file under another name, on the same disk, is the same file."""
+    before = key_of(Vault(tmp_path / "vault.db"), member)
+    (tmp_path / "vault.db").rename(tmp_path / "moved.db")
+    assert key_of(Vault(tmp_path / "moved.db"), member) == before
+
+
+def test_an_operator_gives_all_runs_new_keys(tmp_path: Path, member: Member) -> None:
+    """After a snapshot of the whole machine, which brings back the same file."""
+    vault = Vault(tmp_path / "vault.db")
+    before = key_of(vault, member)
+    vault.finish("done")
+    assert vault.rejoin() == 1
+    assert key_of(vault, member)[0] != before[0]
+
+
+def test_what_another_version_wrote_is_finished(tmp_path: Path, member: Member) -> None:
+    """A vault of 0.1.0, which knew of no file, and whose open slots this version cannot read."""
+    path = tmp_path / "vault.db"
+    key_of(Vault(path), member)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DROP TABLE file")
+        database.execute("UPDATE run SET state = ?", (b"R of another version",))
+    with pytest.raises(SecAggError, match="finished"):
+        key_of(Vault(path), member)
+
+
+def test_nobody_else_reads_a_vault(tmp_path: Path, member: Member) -> None:
+    """The file is its owner's alone from the start, whatever the process's mask."""
+
+    def look(state: SiteRun) -> tuple[SiteRun, dict[str, int]]:
+        with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+            other.execute("CREATE TABLE IF NOT EXISTS plain (id)")
+        return advance(state)[0], {one.name: one.stat().st_mode & 0o777 for one in tmp_path.iterdir()}
+
+    mask = os.umask(0)
+    try:
+        vault = Vault(tmp_path / "vault.db")
+        modes = [vault.change("run", member, look) for _ in range(2)]
+    finally:
+        os.umask(mask)
+    for told in modes:
+        assert told.pop("other.db") & 0o077  # what SQLite would make of it
+        assert set(told.values()) == {0o600}
