@@ -129,7 +129,7 @@ class Node:
         self._meets = time.monotonic() + BETWEEN_ROSTERS
         try:
             ask(self.home)
-        except ZamenisError as error:
+        except (ZamenisError, OSError) as error:
             logger.warning("the roster cannot be asked for: %s", error)
 
     def _next_reply(self, line: Fleet) -> Unsent | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,9 +45,18 @@ class Peers:
         return self.held.peers
 
     def roster(self, site: str, identity: Identity, federation: str = "") -> Roster:
-        """Return everyone with the vouchers that count now, and this hospital itself, which needs none."""
-        peers = {name: self._vouched(name, peer, federation) for name, peer in self.pinned.items()}
-        return Roster({**peers, site: Peer(identity.public, confirmed=True)})
+        """Return everyone with the vouchers that count now, and this hospital itself, which needs none.
+
+        Nobody's word counts for a key that is pinned under two names: it is not two hospitals'.
+        """
+        known = {**self.pinned, site: Peer(identity.public, confirmed=True)}
+        names = Counter(peer.public for peer in known.values())
+        return Roster(
+            {
+                name: self._vouched(name, peer, federation) if names[peer.public] == 1 else peer
+                for name, peer in known.items()
+            }
+        )
 
     def learn(
         self, site: str, told: Mapping[str, bytes], vouches: Iterable[Vouch] = (), federation: str = ""
@@ -161,11 +171,13 @@ class Peers:
         return replace(held, peers={name: moved(name, peer) for name, peer in held.peers.items()})
 
     def _change(self, change: Callable[[Pinned], Pinned]) -> Peers:
+        """Return what stands in the file once `change` was made; where it makes none, nothing is written."""
+        held = from_toml(self.path)
+        if change(held) == held:
+            return replace(self, held=held)
         with locked(self.path):
-            held = from_toml(self.path)
-            changed = change(held)
-            if changed != held:
-                write_text(self.path, to_toml(changed))
+            changed = change(from_toml(self.path))
+            write_text(self.path, to_toml(changed))
         return replace(self, held=changed)
 
 

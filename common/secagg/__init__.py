@@ -5,6 +5,9 @@ Learning"), with signed keys and pipelined to two exchanges a round; docs/securi
 Pure: no Flower, no files, no clock. Secrets come from the operating system (`entropy`), learning randomness
 from the caller.
 
+Whom a site believes to be a hospital is its `identity.Roster`: whom its own operator has confirmed, and for
+whom enough of those vouch (`vouching`).
+
 A site calls, with `site.Member` (its name, `identity.Identity`, `identity.Roster`, `numbers.Policy`):
 
 | when | call | sends |

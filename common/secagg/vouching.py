@@ -98,7 +98,6 @@ def vouchers(
             one.voucher
             for one in vouches
             if one.subject == site
-            and one.voucher != site
             and one.federation == federation
             and hmac.compare_digest(one.subject_key, key)
             and now < one.expires

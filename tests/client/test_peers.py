@@ -16,7 +16,7 @@ from client.pinboard import MOST_PEERS, Pinned, from_toml, to_toml
 from common.errors import ConfigError, EnrolmentError, SecAggError, WireError
 from common.identity import fingerprint
 from common.secagg.identity import VOUCHERS, Identity, Peer
-from common.secagg.vouching import DAY, LASTS, Vouch, vouch, withdraw
+from common.secagg.vouching import DAY, LASTS, PURPOSE, Vouch, vouch, withdraw
 
 OWN, NORTH, SOUTH, EAST, WEST, EVE = (Identity.make() for _ in range(6))
 NOW = 1_800_000_000
@@ -45,6 +45,11 @@ def at(path: Path, now: float = NOW) -> Peers:
 def word(identity: Identity, voucher: str, subject: str, key: bytes, now: int = NOW) -> Vouch:
     """Return a hospital's signed word, by telephone, in the federation `lung`."""
     return vouch(identity, "lung", voucher, subject, key, "telephone", now)
+
+
+def signed(identity: Identity, one: Vouch) -> Vouch:
+    """Return what this hospital would have signed."""
+    return replace(one, signature=identity.sign(PURPOSE, *one.signed()))
 
 
 def strangers(peers: Peers) -> int:
@@ -159,7 +164,9 @@ def test_enough_confirmed_vouchers_make_a_stranger_count(two: Peers) -> None:
         word(EAST, "east", "east", EAST.public),
         word(NORTH, "north", "east", EAST.public, NOW + 1),
         replace(BOTH[1], expires=NOW + 2),
-        replace(BOTH[1], compared="in person"),
+        signed(SOUTH, replace(BOTH[1], expires=NOW + LASTS + 1)),
+        signed(SOUTH, replace(BOTH[1], compared="by mail")),
+        signed(SOUTH, replace(BOTH[1], voucher_key=EVE.public)),
         replace(BOTH[1], signature=bytes(64)),
         vouch(SOUTH, "other", "south", "east", EAST.public, "telephone", NOW),
         word(SOUTH, "south", "east", EAST.public, NOW - LASTS),
@@ -167,13 +174,25 @@ def test_enough_confirmed_vouchers_make_a_stranger_count(two: Peers) -> None:
     ],
     ids=[
         "another subject", "another key", "another's signature", "a voucher that nobody confirmed", "itself",
-        "the same voucher twice", "a longer life", "compared otherwise", "unsigned",
+        "the same voucher twice", "altered", "a longer life", "by mail", "unlike its key", "unsigned",
         "another federation", "expired", "from the future",
     ],
 )  # fmt: skip
 def test_what_is_no_second_voucher(two: Peers, second: Vouch) -> None:
     """One true word and this beside it are not enough."""
     assert strangers(two.learn("own", TOLD, [BOTH[0], second], "lung")) == 2
+
+
+def test_one_key_under_two_names_is_not_vouched_for(two: Peers) -> None:
+    """Told in two messages; it counts for neither, and again once the operator has forgotten one."""
+    two.learn("own", TOLD, BOTH, "lung")
+    mirrored = TOLD | {"mirror": EAST.public}
+    del mirrored["east"]
+    words = [word(one, name, "mirror", EAST.public) for one, name in ((NORTH, "north"), (SOUTH, "south"))]
+    two.learn("own", mirrored, words, "lung")
+    assert strangers(at(two.path)) == len(("east", "mirror", "west"))
+    two.reject("mirror")
+    assert strangers(at(two.path)) == 1
 
 
 def test_who_is_vouched_for_cannot_vouch_on(two: Peers) -> None:
