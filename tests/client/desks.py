@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
@@ -19,7 +20,7 @@ from common.config import Config, load
 from common.secagg import aggregator
 from common.secagg.encoding import dump
 from common.secagg.encoding import load as read
-from common.secagg.identity import Peer
+from common.secagg.identity import Peer, Roster
 from common.secagg.layout import Layout, Metric
 from common.secagg.messages import (
     Advertisement,
@@ -33,7 +34,7 @@ from common.secagg.messages import (
 )
 from common.secagg.numbers import Numbers
 
-RUN, ROUND, PARAMETERS = "run-1", 1, 40
+RUN, PARAMETERS = "run-1", 40
 METRICS = (
     Metric("loss-sum", 0, 1e4, 1e-6),
     Metric("episodes", 0, 100),
@@ -50,6 +51,8 @@ class Desks:
     size: int
     policy: str = field(default_factory=guarded)
     homes: dict[str, Home] = field(init=False)
+    clip_norm: float = 4.0
+    server_round: int = 1
     trained: list[str] = field(default_factory=list)
     """Who was let train, in order."""
 
@@ -78,7 +81,7 @@ class Desks:
     @property
     def layout(self) -> Layout:
         """The shape of every vector."""
-        return Layout(PARAMETERS, self.size, 4.0, 0.5, metrics=METRICS)
+        return Layout(PARAMETERS, self.size, self.clip_norm, 0.5, metrics=METRICS)
 
     def answer(self, name: str, message: Message) -> Message:
         """Return a hospital's reply, by its node's desk as it is now."""
@@ -118,7 +121,7 @@ class Desks:
     def instruction(self) -> Message:
         """Return the round's train message, without anything of secure aggregation."""
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-        told = wire.Instruction(self.config.to_json(), "reptile", ROUND, run="meta-1")
+        told = wire.Instruction(self.config.to_json(), "reptile", self.server_round, run="meta-1")
         return wire.instruct(1, wire.TRAIN, told, wire.vector(self.phi), seconds=60.0)
 
     def requests(self, holders: Holders, dealings: Sequence[Dealing]) -> dict[str, MaskRequest]:
@@ -139,6 +142,19 @@ class Desks:
     def unmask(self, name: str, request: UnmaskRequest) -> Message:
         """Return a hospital's reply to a request to unmask."""
         return self.ask(name, wire.UNMASK, request=dump(request))
+
+    def mean(self, slot: int) -> np.ndarray:
+        """Return the mean that an honest coordinator gets of a whole slot."""
+        holders = self.holders(slot)
+        requests = self.requests(holders, self.dealings(holders))
+        roster = Roster({name: Peer(key) for name, key in self.public.items()})
+        sums = aggregator.Slot(roster, holders, requests[self.names[0]].plan)
+        for name, request in requests.items():
+            sums.add(self.masked(name, request))
+        asked = sums.request()
+        for name in self.names:
+            sums.answer(unmasked(self.unmask(name, asked)))
+        return sums.finish().total.mean
 
 
 def unmasked(reply: Message) -> UnmaskAnswer:
