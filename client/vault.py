@@ -74,11 +74,11 @@ class Vault:
             return self._rejoin(database)
 
     def tidy(self) -> None:
-        """Finish runs that were abandoned long ago."""
+        """Finish runs that were abandoned long ago, and what another version of Zamenis left unfinished."""
         with self._transaction() as database:
-            old = database.execute("SELECT id FROM run WHERE at < ?", (time.time() - ABANDONED,)).fetchall()
-            for (run,) in old:
-                self._finish(database, run)
+            for run, data, at in database.execute("SELECT id, state, at FROM run").fetchall():
+                if at < time.time() - ABANDONED or state.is_older(data):
+                    self._finish(database, run)
 
     def _rejoin(self, database: sqlite3.Connection) -> int:
         unfinished = 0
@@ -109,7 +109,7 @@ class Vault:
     def _finish(self, database: sqlite3.Connection, run: str) -> None:
         row = database.execute("SELECT state FROM run WHERE id = ?", (run,)).fetchone()
         if row and not state.is_finished(row[0]):
-            self._keep(database, run, state.save(site.finish(state.restore(row[0]))))
+            self._keep(database, run, state.save(state.finished(run, row[0])))
 
     def _keep(self, database: sqlite3.Connection, run: str, content: bytes) -> None:
         values = (run, content, time.time())

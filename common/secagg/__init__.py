@@ -19,7 +19,7 @@ A site calls, with `site.Member` (its name, `identity.Identity`, `identity.Roste
 | a train message came | `site.review(state, member, request, payload)` | the stored reply, or None |
 | trained | `site.mask(state, member, request, payload, contribution)` | `Masked` |
 | asked to unmask | `site.unmask(state, member, request)` | `UnmaskAnswer` |
-| the run ends | `site.finish(state)` | |
+| the run ends | `state.finished(run, stored)` | |
 
 Each transition gives a new state. The caller keeps `state.save(state)`, one row a run, and reads it with
 `state.restore`, computes and replaces it inside one exclusive transaction; it sends only what is committed.

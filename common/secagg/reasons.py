@@ -22,6 +22,7 @@ class Reason(StrEnum):
     BAD_KEY = "bad-key"
     WRONG_RUN = "wrong-run"
     FINISHED_RUN = "finished-run"
+    OTHER_VERSION = "other-version"
     OLD_SLOT = "old-slot"
     SLOT_USED = "slot-used"
     NOT_DEALT = "not-dealt"
@@ -74,6 +75,10 @@ WORDS = {
         "the message belongs to another run or another site; send each site its own run's messages."
     ),
     Reason.FINISHED_RUN: "the run is finished and its id is never used again; start a run with a new id.",
+    Reason.OTHER_VERSION: (
+        "what this site keeps of the run was written by another version of Zamenis, or is damaged; start a new "
+        "run."
+    ),
     Reason.OLD_SLOT: "the slot is not above every earlier one; take a new slot.",
     Reason.SLOT_USED: "the slot was used with other content; take a new slot.",
     Reason.NOT_DEALT: "this site has not dealt for this slot; ask it to deal first.",

@@ -3,7 +3,7 @@
 Every check that protects this site is here, against its own roster and policy: what it verified when it
 dealt for a slot is frozen with the slot (`terms`), and judged again at every later step of it, repetitions
 included. In a run: `join`, `advertise`, `deal`; then per slot `review`, train, `mask`, `deal` for the next
-slot, `unmask`; at the end `finish`.
+slot, `unmask`; at the end `state.finished`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from common.secagg.messages import (
 from common.secagg.numbers import Policy, neighbours
 from common.secagg.quantise import Contribution
 from common.secagg.reasons import Reason, refusal
-from common.secagg.state import Dealt, Finished, Open, SiteRun
+from common.secagg.state import Dealt, Open, SiteRun
 from common.secagg.terms import Terms
 
 Answer = TypeVar("Answer")
@@ -66,11 +66,6 @@ def rejoin(state: SiteRun, epoch: int) -> SiteRun:
     if epoch <= state.epoch:
         raise refusal(Reason.STALE_KEY, state.site)
     return replace(state, epoch=epoch, c=fresh(32), dealt=None, open=None)
-
-
-def finish(state: SiteRun) -> Finished:
-    """Return what replaces the state at the end of the run: every secret is gone, the run's id stays used."""
-    return Finished(state.run, state.site)
 
 
 def advertise(state: SiteRun, member: Member) -> Advertisement:

@@ -85,12 +85,30 @@ def save(state: SiteRun | Finished) -> bytes:
 
 
 def restore(data: bytes) -> SiteRun:
-    """Return the stored state; SecAggError `finished-run` where the run is finished."""
+    """Return the stored state; SecAggError `finished-run`, or `other-version` for what nothing can use."""
+    if is_finished(data):
+        raise refusal(Reason.FINISHED_RUN)
     try:
         return load(SiteRun, data)
     except SecAggError:
-        load(Finished, data)
-        raise refusal(Reason.FINISHED_RUN) from None
+        raise refusal(Reason.OTHER_VERSION) from None
+
+
+def finished(run: str, data: bytes) -> Finished:
+    """Return what replaces the stored state at the end of a run, whatever version stored it."""
+    try:
+        return Finished(run, restore(data).site)
+    except SecAggError:
+        return Finished(run, "")
+
+
+def is_older(data: bytes) -> bool:
+    """Return whether the stored state is neither a run's nor a finished one's, and nothing can use it."""
+    try:
+        restore(data)
+    except SecAggError as error:
+        return error.reason == Reason.OTHER_VERSION
+    return False
 
 
 def is_finished(data: bytes) -> bool:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from flwr.app import Context, Message
+from flwr.supercore.task_identity import TaskIdentity
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.home import Home
+from client.node import desk_of, vault_of
 from client.policy import EVERYTHING, Policy, guarded, lacking, policy_of
 from client.site import NodeConfig
 from common import wire
 from common.config import load
-from common.errors import CheckpointError
+from common.errors import CheckpointError, SecAggError
+from common.secagg.encoding import dump
+from common.secagg.messages import Holders, UnmaskRequest
+from common.secagg.reasons import Reason
+from common.secagg.state import is_finished, restore
 from server import checkpoint
 from server.evaluation import describe
 from server.exchange import exchange
@@ -128,3 +137,39 @@ def test_whom_a_digest_confirmed_nobody_has_confirmed(older: Older) -> None:
             "0.1.0 confirmed a digest"
             not in CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
         )
+
+
+def kept(home: Home) -> dict[str, bytes]:
+    """Return a node's states of secure aggregation, by run."""
+    with closing(sqlite3.connect(home.state / "vault.db")) as database:
+        return dict(database.execute("SELECT id, state FROM run").fetchall())
+
+
+def test_an_unfinished_secure_run_is_refused_by_name(older: Older) -> None:
+    """Its state was written by other rules: the node says so and what to do, whatever is asked of the run."""
+    home = older.home("st-anna")
+    (run,) = (run for run, data in kept(home).items() if not is_finished(data))
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    for kind in (wire.ADVERTISE, wire.DEAL, wire.UNMASK):
+        holders, request = dump(Holders(run, 1, 3, 2, ())), dump(UnmaskRequest(run, 1, {}, ()))
+        asked = wire.Secured(run, holders=holders, request=request)
+        reply = desk_of(home).answer(wire.ask_secured(1, kind, asked, seconds=60.0), lambda message: message)
+        assert reply.error.code == wire.INSECURE
+        assert "another version" in str(reply.error.reason)
+        assert "start a new run" in str(reply.error.reason)
+
+
+@pytest.mark.parametrize("how", ["the node starts", "the coordinator ends the run"])
+def test_the_secrets_of_an_unfinished_run_go(older: Older, how: str) -> None:
+    """A node that starts on an older vault erases what nobody can go on with; the run's id stays used."""
+    home = older.home("st-anna")
+    (run,) = (run for run, data in kept(home).items() if not is_finished(data))
+    if how == "the node starts":
+        vault_of(home).tidy()
+    else:
+        vault_of(home).finish(run)
+    assert all(is_finished(data) for data in kept(home).values())
+    assert kept(home).keys() == kept(older.home("st-vera")).keys()
+    with pytest.raises(SecAggError) as refused:
+        restore(kept(home)[run])
+    assert refused.value.reason == Reason.FINISHED_RUN

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from common.errors import SecAggError
-from common.secagg import site
 from common.secagg.messages import (
     Masked,
     Payload,
 )
-from common.secagg.state import restore, save
+from common.secagg.state import finished, restore, save
 from tests.common.secagg.federation import (
     PAYLOAD,
+    RUN,
     Federation,
     contribution,
     dealt_of,
@@ -132,8 +132,8 @@ def test_a_finished_run_is_refused_for_ever(federation: Federation) -> None:
     """What is stored at the end says only that the run is over, and holds no key."""
     victim = federation[VICTIM]
     secret = victim.state.c
-    victim.stored = save(site.finish(victim.state))
+    victim.stored = save(finished(RUN, victim.stored))
     assert secret not in victim.stored
     refused("finished-run", restore, victim.stored)
     refused("finished-run", victim.deal, federation.holders(1, federation.names[1:]))
-    refused("malformed", restore, victim.stored[:-1])
+    refused("other-version", restore, victim.stored[:-1])
