@@ -76,8 +76,8 @@ WORDS = {
     ),
     Reason.FINISHED_RUN: "the run is finished and its id is never used again; start a run with a new id.",
     Reason.OTHER_VERSION: (
-        "what this site keeps of the run was written by another version of Zamenis, or is damaged; start a new "
-        "run."
+        "what this site keeps of the run was written by another version of Zamenis, or is damaged; start a "
+        "new run."
     ),
     Reason.OLD_SLOT: "the slot is not above every earlier one; take a new slot.",
     Reason.SLOT_USED: "the slot was used with other content; take a new slot.",

@@ -156,7 +156,7 @@ def test_an_unfinished_secure_run_is_refused_by_name(older: Older) -> None:
         reply = desk_of(home).answer(wire.ask_secured(1, kind, asked, seconds=60.0), lambda message: message)
         assert reply.error.code == wire.INSECURE
         assert "another version" in str(reply.error.reason)
-        assert "start a new run" in str(reply.error.reason)
+        assert "start a new run." in str(reply.error.reason)
 
 
 @pytest.mark.parametrize("how", ["the node starts", "the coordinator ends the run"])
