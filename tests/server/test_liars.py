@@ -60,8 +60,7 @@ def test_a_hospital_clips_to_its_own_bound_whatever_the_coordinator_asks(five: M
     nodes, keys = five(3)
     policy = tmp_path / "policy.toml"
     policy.write_text(EVERYTHING.model_copy(update={"max_norm": 1e-3}).to_toml())
-    for node in nodes:
-        node["policy"] = str(policy)
+    nodes = [{**node, "policy": str(policy)} for node in nodes]
     with Lossy(nodes, NEVER) as grid:
         each = Round(grid, settings(), keys)
         plain, secure = each.plainly(sorted(each.nodes)), each.securely()
