@@ -74,11 +74,11 @@ class Vault:
             return self._rejoin(database)
 
     def tidy(self) -> None:
-        """Finish runs that were abandoned long ago, and what another version of Zamenis left unfinished."""
+        """Finish runs that were abandoned long ago."""
         with self._transaction() as database:
-            for run, data, at in database.execute("SELECT id, state, at FROM run").fetchall():
-                if at < time.time() - ABANDONED or state.is_older(data):
-                    self._finish(database, run)
+            old = database.execute("SELECT id FROM run WHERE at < ?", (time.time() - ABANDONED,)).fetchall()
+            for (run,) in old:
+                self._finish(database, run)
 
     def _rejoin(self, database: sqlite3.Connection) -> int:
         unfinished = 0
@@ -143,5 +143,5 @@ def _anew(run: str, content: bytes) -> SiteRun | Finished:
     try:
         before = state.restore(content)
     except SecAggError:
-        return Finished(run, "")
+        return state.finished(run, content)
     return site.rejoin(before, max(int(time.time()), before.epoch + 1))

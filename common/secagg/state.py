@@ -102,15 +102,6 @@ def finished(run: str, data: bytes) -> Finished:
         return Finished(run, "")
 
 
-def is_older(data: bytes) -> bool:
-    """Return whether the stored state is neither a run's nor a finished one's, and nothing can use it."""
-    try:
-        restore(data)
-    except SecAggError as error:
-        return error.reason == Reason.OTHER_VERSION
-    return False
-
-
 def is_finished(data: bytes) -> bool:
     """Return whether the stored state is that of a finished run."""
     try:

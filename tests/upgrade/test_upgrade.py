@@ -146,17 +146,20 @@ def kept(home: Home) -> dict[str, bytes]:
 
 
 def test_an_unfinished_secure_run_is_refused_by_name(older: Older) -> None:
-    """Its state was written by other rules: the node says so and what to do, whatever is asked of the run."""
+    """Its state was written by other rules: the node says that the run is over, whatever is asked of it."""
     home = older.home("st-anna")
     (run,) = (run for run, data in kept(home).items() if not is_finished(data))
+    with pytest.raises(SecAggError) as refused:
+        restore(kept(home)[run])
+    assert refused.value.reason == Reason.OTHER_VERSION
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     for kind in (wire.ADVERTISE, wire.DEAL, wire.UNMASK):
         holders, request = dump(Holders(run, 1, 3, 2, ())), dump(UnmaskRequest(run, 1, {}, ()))
         asked = wire.Secured(run, holders=holders, request=request)
         reply = desk_of(home).answer(wire.ask_secured(1, kind, asked, seconds=60.0), lambda message: message)
         assert reply.error.code == wire.INSECURE
-        assert "another version" in str(reply.error.reason)
-        assert "start a new run." in str(reply.error.reason)
+        assert "the run is finished" in str(reply.error.reason)
+        assert "start a run with a new id" in str(reply.error.reason)
 
 
 @pytest.mark.parametrize("how", ["the node starts", "the coordinator ends the run"])
