@@ -300,6 +300,8 @@ class SecureSum:
                 take(site, reply)
             except (WireError, SecAggError) as error:
                 missing[site] = str(error)
+                if str(error) == str(refusal(Reason.NOT_HOLDER)):
+                    self._keys.pop(site, None)  # it has made a new one, which is asked for next
                 if self._accuses(site, str(error)):
                     accusing.add(site)
         return accusing

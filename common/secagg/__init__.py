@@ -21,6 +21,7 @@ A site calls, with `site.Member` (its name, `identity.Identity`, `identity.Roste
 | asked to unmask | `site.unmask(state, member, request)` | `UnmaskAnswer` |
 | the run ends | `state.finished(run, stored)` | |
 
+What a site goes by in a slot, others' keys and its own demands, is frozen when it deals (`terms.Terms`).
 Each transition gives a new state. The caller keeps `state.save(state)`, one row a run, and reads it with
 `state.restore`, computes and replaces it inside one exclusive transaction; it sends only what is committed.
 `payload` is `messages.Payload.of(weights, configuration)` over the bytes that the site itself holds.

@@ -11,6 +11,7 @@ import pytest
 import torch
 from flwr.app import Message
 
+from client.vault import Vault
 from common import wire
 from common.algorithms import ALGORITHMS
 from common.errors import ConfigError
@@ -72,6 +73,18 @@ def test_whoever_drops_after_masking_is_still_in_the_sum(five: Make) -> None:
     with Lossy(nodes, lambda what, site, turn: (what, site) == (wire.UNMASK, "site-1")) as grid:
         each = Round(grid, settings(), keys)
         same_mean(each.securely(), each.plainly(each.nodes), each.bound(5))
+
+
+def test_who_made_new_keys_comes_back(five: Make) -> None:
+    """A hospital whose store was brought back is missed while its old key is asked for, and is in again."""
+    nodes, keys = five()
+    with Lossy(nodes, NEVER) as grid:
+        each = Round(grid, settings(), keys)
+        assert each.securely(1).sites == 5
+        Vault(Path(str(nodes[2]["secrets"])) / "vault.db").rejoin()
+        sizes = [each.securely(server_round).sites for server_round in range(2, 7)]
+        assert min(sizes) == 4
+        assert sizes[-1] == 5
 
 
 def test_of_three_nobody_may_drop_and_the_next_round_goes_on(five: Make) -> None:
