@@ -183,9 +183,11 @@ def stop(directory: Directory = HERE) -> None:
 @app.command()
 def status(directory: Directory = HERE) -> None:
     """Tell how the node is."""
+    from client.allow import listed, waiting
     from client.node import state_of
 
     home = Home.load(directory)
+    waits = "; ".join(f"sums over {listed(one.cohort)}" for one in waiting(home))
     running = service.status(folder=home.directory, name=SERVICE)
     told, peers = state_of(home), home.peers()
     others = home.roster(peers).peers
@@ -202,6 +204,7 @@ def status(directory: Directory = HERE) -> None:
         "others": ", ".join(sorted(peers.pinned)) or "nobody known; zamenis-hospital roster asks",
         "not confirmed": f"{unknown}; zamenis-hospital confirm{former}" if unknown else "",
         "another key": f"{pending}; zamenis-hospital roster says what that can mean" if pending else "",
+        "waits": f"{waits}; zamenis-hospital allow" if waits else "",
         "fingerprint": home.fingerprint,
     }
     for name, value in lines.items():
@@ -225,6 +228,27 @@ def _show_policy(home: Home) -> None:
 
 for command in (roster, confirm, vouch):
     app.command()(command)
+
+
+@app.command()
+def allow(
+    yes: Annotated[bool, typer.Option("--yes", help="Allow without asking.")] = False,
+    directory: Directory = HERE,
+) -> None:
+    """Give your word for sums over nearly the hospitals of earlier sums, once told what that means."""
+    from client.allow import allow as give_word
+    from client.allow import explain, waiting
+
+    home = Home.load(directory)
+    waits = waiting(home)
+    if not waits:
+        console.print("Nothing waits for a word.")
+    for one in waits:
+        for paragraph in explain(one):
+            terminal.plain(paragraph)
+        if yes or typer.confirm("Allow it?"):
+            give_word(home, one)
+            console.print("[green]✓[/] Allowed; the coordinator can resume its run.")
 
 
 @app.command()

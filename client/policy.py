@@ -223,6 +223,13 @@ def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, 
     if instruction.recipe:
         steps = wire.decode_recipe(instruction.recipe).steps
         at_most(policy.max_steps, instruction.draws * steps, "max-steps")
+    if config.experiment.shots and not policy.hold_out and _sums(policy, config):
+        raise PolicyError("hold-out")
+
+
+def _sums(policy: Policy, config: Config) -> bool:
+    """Return whether a run's updates leave this hospital in sums alone."""
+    return policy.secure_aggregation == "required" or config.secure_aggregation.where != "nowhere"
 
 
 def algorithms_of(kind: Kind, instruction: Instruction, config: Config) -> list[str]:

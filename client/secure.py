@@ -17,6 +17,7 @@ from typing import cast
 from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
+from client.cohorts import Cohort, Cohorts, Question, Waits
 from client.peers import peers_of
 from client.policy import Policy, among, check, policy_of
 from client.site import Node
@@ -26,8 +27,9 @@ from common.config import from_json
 from common.errors import PolicyError, SecAggError, WireError
 from common.secagg import numbers, site
 from common.secagg.encoding import dump, load
-from common.secagg.identity import Identity
+from common.secagg.identity import Identity, Peer
 from common.secagg.messages import (
+    Advertisement,
     Dealing,
     Holders,
     Masked,
@@ -69,6 +71,9 @@ class Desk:
             if kind == wire.TRAIN and self.policy.secure_aggregation == "required":
                 raise PolicyError("secure-aggregation")
         except (SecAggError, PolicyError) as error:
+            if isinstance(error, Waits):
+                with self.vault.cohorts(self.policy) as memory:
+                    memory.wait(error.cohort)
             logger.warning("refused a %s message: %s", kind, error)
             code = wire.INSECURE if isinstance(error, SecAggError) else wire.FORBIDDEN
             return wire.refuse(message, code, f"{self.member.site}: {error}")
@@ -85,28 +90,46 @@ class Desk:
         among(self.policy.messages, ["train"], "messages")
         if kind == wire.ADVERTISE:
             member = self.learn(fields.identities)
-            told = dump(self._change(run, lambda state: (state, site.advertise(state, member)), member))
+            told = dump(self._advertise(run, member, _cohort(member, fields.identities)))
         elif kind == wire.DEAL:
             holders = load(Holders, fields.holders)
             told = dump(self._change(run, lambda state: site.deal(state, self.member, holders)))
         else:
             asked = load(UnmaskRequest, fields.request)
-            told = dump(self._change(run, lambda state: self._unmask(state, asked)))
+            told = dump(self._unmask(run, asked))
         return wire.reply_secured(message, wire.Secured(run, answer=told))
 
-    def _unmask(self, state: SiteRun, asked: UnmaskRequest) -> tuple[SiteRun, UnmaskAnswer]:
+    def _advertise(self, run: str, member: Member, cohort: Cohort) -> Advertisement:
+        """Return this hospital's key for a run, which may begin over a cohort."""
+        return self.vault.change(
+            run,
+            member,
+            lambda state: (state, site.advertise(state, member)),
+            lambda before, database: Cohorts(database, self.policy).begin(run, cohort),
+        )
+
+    def _unmask(self, run: str, asked: UnmaskRequest) -> UnmaskAnswer:
         """Answer for a slot that this hospital would still train for."""
-        if state.open is not None and state.open.slot == asked.slot:
-            Asked.load(state.open.asked_for).check(self.policy)
-        return site.unmask(state, self.member, asked)
+
+        def transition(state: SiteRun) -> tuple[SiteRun, UnmaskAnswer]:
+            if state.open is not None and state.open.slot == asked.slot:
+                Asked.load(state.open.asked_for).check(self.policy)
+            return site.unmask(state, self.member, asked)
+
+        return self._change(
+            run, transition, lambda memory, _: memory.unmask(run, asked.slot, asked.survivors)
+        )
 
     def _train(self, message: Message, inner: Inner) -> Message:
         """Review, train, mask, and deal for the next slot in the same transaction."""
         fields, about = wire.read_secured(message), Asked.of(message)
         about.check(self.policy)
         request, payload = load(MaskRequest, fields.request), Payload.of(*wire.payload_of(message))
+        run, slot, question = fields.run, request.plan.slot, Question.of(about.instruction, payload)
         sent = self._change(
-            fields.run, lambda state: (state, site.review(state, self.member, request, payload))
+            run,
+            lambda state: (state, site.review(state, self.member, request, payload)),
+            lambda memory, before: memory.review(run, question, _dealt_to(before, slot)),
         )
         contribution = None
         if sent is None:
@@ -129,7 +152,11 @@ class Desk:
                     logger.warning("does not deal for the next slot: %s", error)
             return state, (masked, dealing)
 
-        masked, dealing = self._change(fields.run, transition)
+        masked, dealing = self._change(
+            run,
+            transition,
+            lambda memory, before: memory.mask(run, slot, question, _dealt_to(before, slot)),
+        )
         return wire.reply_masked(
             message,
             wire.Secured(
@@ -165,9 +192,26 @@ class Desk:
         self,
         run: str,
         transition: Callable[[SiteRun], tuple[SiteRun, Answer]],
-        member: Member | None = None,
+        witness: Callable[[Cohorts, SiteRun], None] = lambda memory, before: None,
     ) -> Answer:
-        return self.vault.change(run, member or self.member, transition)
+        """Return a transition's answer, where this hospital's memory of cohorts has nothing against it."""
+        return self.vault.change(
+            run,
+            self.member,
+            transition,
+            lambda before, database: witness(Cohorts(database, self.policy), before),
+        )
+
+
+def _dealt_to(state: SiteRun, slot: int) -> Mapping[str, bytes]:
+    """Return the holders, with their keys, of a slot that is not masked in yet; else nobody."""
+    return state.dealt.terms.keys if state.dealt and state.dealt.holders.slot == slot else {}
+
+
+def _cohort(member: Member, named: Mapping[str, bytes]) -> Cohort:
+    """Return the hospitals that the coordinator names, and this one, with their keys as pinned here."""
+    everyone = {**named, member.site: member.identity.public}
+    return Cohort({name: member.roster.peers.get(name, Peer(key)) for name, key in everyone.items()})
 
 
 @dataclass(frozen=True)

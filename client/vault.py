@@ -22,6 +22,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from client import cohorts
+from client.cohorts import Cohorts
+from client.policy import Policy
 from common.errors import SecAggError
 from common.files import PRIVATE
 from common.secagg import site, state
@@ -48,18 +51,23 @@ class Vault:
     path: Path
 
     def change(
-        self, run: str, member: Member, transition: Callable[[SiteRun], tuple[SiteRun, Answer]]
+        self,
+        run: str,
+        member: Member,
+        transition: Callable[[SiteRun], tuple[SiteRun, Answer]],
+        witness: Callable[[SiteRun, sqlite3.Connection], None] = lambda before, database: None,
     ) -> Answer:
-        """Return a transition's answer once its new state is on disk.
+        """Return a transition's answer once its new state, and what a `witness` writes down, is on disk.
 
-        A run that is not known yet is joined. SecAggError: it is finished, or the transition refuses; then
-        nothing changes.
+        A run that is not known yet is joined. SecAggError: it is finished, or transition or witness refuses;
+        then nothing changes.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._transaction() as database:
             row = database.execute("SELECT state FROM run WHERE id = ?", (run,)).fetchone()
             before = state.restore(row[0]) if row else site.join(member, run, int(time.time()))
             after, answer = transition(before)
+            witness(before, database)
             self._keep(database, run, state.save(after))
         return answer
 
@@ -72,6 +80,12 @@ class Vault:
         """Give every unfinished run a new key and no open slot, and return how many runs these are."""
         with self._transaction() as database:
             return self._rejoin(database)
+
+    @contextmanager
+    def cohorts(self, policy: Policy) -> Iterator[Cohorts]:
+        """Yield the memory of cohorts; what was changed is on disk after."""
+        with self._transaction() as database:
+            yield Cohorts(database, policy)
 
     def tidy(self) -> None:
         """Finish runs that were abandoned long ago."""
@@ -130,7 +144,7 @@ class Vault:
         database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA secure_delete = ON")
-        database.executescript(TABLES)
+        database.executescript(TABLES + cohorts.TABLES)
         return database
 
 

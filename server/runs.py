@@ -36,6 +36,11 @@ UNMASKED = (
     "Secure aggregation is OFF: this coordinator will see every hospital's own update, from which images of "
     "patients can be reconstructed. Hospitals whose policy requires it take no part."
 )
+HOLDS_OUT = (
+    "This run holds hospitals out in turn: it trains over cohorts that differ by one hospital, and the "
+    "difference of two sums is that one's own update. Hospitals whose policy does not say hold-out = true "
+    "take no part. experiment.shots = [] trains over all of them and publishes phi."
+)
 CONFIG = "config.toml"
 
 
@@ -121,6 +126,8 @@ def carry_out(
     config = run.config
     if config.secure_aggregation.where == "nowhere":
         tell(UNMASKED)
+    elif config.experiment.shots:
+        tell(HOLDS_OUT)
     outcome = _through_outages(federation, run, config, progress, tell)
     found = results(config, outcome, command=command, workers=len(outcome.hospitals))
     found["engine"] = "deployed"

@@ -17,7 +17,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common import wire
-from common.errors import SecAggError, WireError
+from common.errors import DataError, SecAggError, WireError
 from common.secagg import aggregator
 from common.secagg.aggregator import Outcome, Slot
 from common.secagg.encoding import dump, load
@@ -136,7 +136,10 @@ class SecureSum:
     def _deal_anew(self, grid: Grid, cohort: Sequence[str], found: Gathered, duty: Duty) -> Dealt:
         wanted = cohort if self._keys else sorted(self.sites)
         unknown = [site for site in wanted if site not in self._keys]
+        first = not self._keys
         self._ask(grid, wire.ADVERTISE, unknown, wire.Secured(self.run, identities=self.identities), found)
+        if first:
+            _nobody_waits(found.missing)
         dealt = self._open(cohort)
         duty.expect(dealt.holders.sites, "it does not deal")
         self._ask(grid, wire.DEAL, dealt.holders.sites, self._request_to_deal(dealt), found)
@@ -305,6 +308,13 @@ class SecureSum:
                 if self._accuses(site, str(error)):
                     accusing.add(site)
         return accusing
+
+
+def _nobody_waits(missing: Mapping[str, str]) -> None:
+    """Raise DataError where hospitals wait for their operators: without them it would be another cohort."""
+    words = str(refusal(Reason.WAITS_FOR_ALLOW))
+    if waiting := sorted(site for site, told in missing.items() if told == words):
+        raise DataError(f"{', '.join(waiting)}: {words} Resume this run once they have allowed it.")
 
 
 def _same(asked: str, told: str) -> None:

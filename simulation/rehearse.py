@@ -154,6 +154,7 @@ def _allowing(policy: str, config: Config) -> str:
     """Return a hospital's policy with what this run needs allowed: it is the rehearsal's own hospital."""
     if config.experiment.shots:
         policy = policy.replace('"describe", "train"]', '"describe", "train", "evaluate"]')
+        policy = policy.replace("hold-out = false", "hold-out = true")
     return (
         policy if config.secure_aggregation.where != "nowhere" else policy.replace('"required"', '"optional"')
     )

@@ -42,6 +42,9 @@ class Reason(StrEnum):
     TOO_FEW_SURVIVORS = "too-few-survivors"
     SLOT_CLOSED = "slot-closed"
     ANSWERED_OTHERWISE = "answered-otherwise"
+    SAME_WEIGHTS = "same-weights"
+    WAITS_FOR_ALLOW = "waits-for-allow"
+    NOT_NAMED = "not-named"
     BAD_LAYOUT = "bad-layout"
     OVERFLOW = "overflow"
     BAD_CONTRIBUTION = "bad-contribution"
@@ -130,6 +133,17 @@ WORDS = {
     ),
     Reason.ANSWERED_OTHERWISE: (
         "another unmask request was answered for this slot; send that one again or abandon the slot."
+    ),
+    Reason.SAME_WEIGHTS: (
+        "these weights were answered over other hospitals, and the two sums' difference would be an update "
+        "of a few; ask the same hospitals again, or begin from other weights: another seed."
+    ),
+    Reason.WAITS_FOR_ALLOW: (
+        "the hospitals are nearly those of an earlier sum, and the difference would tell of a few; it waits "
+        "for this hospital's operator: zamenis-hospital allow."
+    ),
+    Reason.NOT_NAMED: (
+        "a hospital, or its key, is not as it was named when the run began; begin another run."
     ),
     Reason.BAD_LAYOUT: (
         "a bound of the vector's layout is out of range; check the secure-aggregation settings."

@@ -53,6 +53,7 @@ class Desks:
     homes: dict[str, Home] = field(init=False)
     clip_norm: float = 4.0
     server_round: int = 1
+    run: str = RUN
     trained: list[str] = field(default_factory=list)
     """Who was let train, in order."""
 
@@ -71,7 +72,9 @@ class Desks:
             peers = {peer: Peer(key, confirmed=True) for peer, key in public.items() if peer != name}
             self.homes[name].peers_file.write_text(to_toml(Pinned(peers)))
         self.public = public
-        self.config: Config = load(None, ['task.classes=["normal","nodule"]', 'model.name="mlp"'])
+        self.config: Config = load(
+            None, ['task.classes=["normal","nodule"]', 'model.name="mlp"', "experiment.shots=[]"]
+        )
         self.phi = torch.zeros(PARAMETERS)
 
     def delta(self, name: str) -> torch.Tensor:
@@ -97,7 +100,7 @@ class Desks:
     def ask(self, name: str, kind: str, **secured: object) -> Message:
         """Return a hospital's reply to one of the protocol's own messages."""
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-        asked = wire.ask_secured(1, kind, wire.Secured(RUN, **secured), seconds=60.0)  # type: ignore[arg-type]
+        asked = wire.ask_secured(1, kind, wire.Secured(self.run, **secured), seconds=60.0)  # type: ignore[arg-type]
         return self.answer(name, asked)
 
     def advertise(self, name: str, identities: dict[str, bytes] | None = None) -> Advertisement:
@@ -107,7 +110,7 @@ class Desks:
 
     def holders(self, slot: int = 1, numbers: Numbers | None = None) -> Holders:
         """Return the request to deal, to all."""
-        return aggregator.name_holders(RUN, slot, map(self.advertise, self.names), numbers)
+        return aggregator.name_holders(self.run, slot, map(self.advertise, self.names), numbers)
 
     def deal(self, name: str, holders: Holders) -> Message:
         """Return a hospital's reply to a request to deal."""
@@ -131,7 +134,9 @@ class Desks:
 
     def train(self, name: str, request: MaskRequest) -> Message:
         """Return a hospital's reply to a train message with a plan."""
-        return self.answer(name, wire.secure(self.instruction(), wire.Secured(RUN, request=dump(request))))
+        return self.answer(
+            name, wire.secure(self.instruction(), wire.Secured(self.run, request=dump(request)))
+        )
 
     def masked(self, name: str, request: MaskRequest) -> Masked:
         """Return the vector that a hospital sends."""

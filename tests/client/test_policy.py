@@ -27,7 +27,7 @@ def test_a_new_hospital_allows_every_federated_algorithm_and_only_masked_updates
     assert policy.secure_aggregation == "required"
     assert policy.min_cohort == 3
     assert not policy.explain
-    ask(policy, "train", load())
+    ask(policy, "train", load(None, ["experiment.shots=[]"]))
     with pytest.raises(PolicyError, match="messages"):
         ask(policy, "evaluate", load())
 
@@ -88,7 +88,7 @@ def test_an_older_file_allows_no_sums_over_columns(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     old = "\n".join(line for line in guarded().splitlines() if not line.startswith("standardise"))
     path.write_text(old)
-    config = load(None, ["data.standardise=federation"])
+    config = load(None, ["data.standardise=federation", "experiment.shots=[]"])
     with pytest.raises(PolicyError, match="standardise"):
         ask(policy_of(path), "train", config, column_sums=True)
     path.write_text(guarded())

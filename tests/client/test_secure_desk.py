@@ -112,7 +112,10 @@ def test_a_network_beyond_the_bound_is_refused_before_it_is_built(
     """Forty thousand channels would take a hundred gigabytes; the refusal takes none."""
     policy = tmp_path / "policy.toml"
     policy.write_text(guarded())
-    wide = load(None, ['task.classes=["normal","nodule"]', 'model.name="mlp"', "model.width=100000"])
+    wide = load(
+        None,
+        ['task.classes=["normal","nodule"]', 'model.name="mlp"', "model.width=100000", "experiment.shots=[]"],
+    )
     reply = answer(app, message("train", wide), {**node, "policy": str(policy)})
     assert reply.error.code == wire.FORBIDDEN
     assert "max-parameters" in str(reply.error.reason)

@@ -1,0 +1,88 @@
+"""What an operator is told of hospitals that wait for a word, at nodes as their commands have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from client.cli import app
+from common import wire
+from common.secagg.identity import Identity
+from common.secagg.reasons import Reason, refusal
+from tests.client.desks import Desks
+
+
+def tell(desks: Desks, *words: str, answer: str = "") -> str:
+    """Return what a command of the first hospital's prints."""
+    command = [*words, "--dir", str(desks.homes[desks.names[0]].directory)]
+    return CliRunner().invoke(app, command, input=answer).output
+
+
+def refused(desks: Desks, run: str, named: dict[str, bytes]) -> str:
+    """Return why the first hospital does not begin a run over these; nothing where it does."""
+    desks.run = run
+    reply = desks.ask(desks.names[0], wire.ADVERTISE, identities=named)
+    return str(reply.error.reason) if reply.has_error() else ""
+
+
+@pytest.fixture
+def desks(tmp_path: Path) -> Desks:
+    """Return five hospitals whose first has masked in a training over all of them."""
+    desks = Desks(tmp_path, 5)
+    holders = desks.holders()
+    requests = desks.requests(holders, desks.dealings(holders))
+    assert not desks.train(desks.names[0], requests[desks.names[0]]).has_error()
+    return desks
+
+
+def test_a_hospital_that_left_is_told_of_and_allowed(desks: Desks) -> None:
+    """By name, with what the difference gives away; the word holds for trainings to come."""
+    assert "waits" not in tell(desks, "status")
+    assert "Nothing waits" in tell(desks, "allow")
+    without = {name: key for name, key in desks.public.items() if name != "h004"}
+    assert str(refusal(Reason.WAITS_FOR_ALLOW)) in refused(desks, "run-2", without)
+    assert "sums over h000, h001, h002, h003; zamenis-hospital allow" in tell(desks, "status")
+    told = tell(desks, "allow", answer="n\n")
+    assert "summed before over h000, h001, h002, h003, h004: h004 left since." in told
+    assert "can subtract them" in told
+    assert refused(desks, "run-2", without)
+    assert "Allowed" in tell(desks, "allow", answer="y\n")
+    assert "waits" not in tell(desks, "status")
+    assert not refused(desks, "run-2", without)
+    assert not refused(desks, "run-3", without)
+
+
+def test_hospitals_that_nobody_confirmed_make_no_difference(desks: Desks) -> None:
+    """Three inventions in one hospital's place are one hospital's difference."""
+    named = {name: key for name, key in desks.public.items() if name != "h004"}
+    named |= {f"new-{number}": Identity.make().public for number in range(3)}
+    assert str(refusal(Reason.WAITS_FOR_ALLOW)) in refused(desks, "run-2", named)
+    assert "joined since" in tell(desks, "allow", answer="n\n")
+
+
+def test_a_run_that_never_masked_is_no_earlier_one(desks: Desks) -> None:
+    """Two of five left: allowed; the one that came to nothing in between is not compared with."""
+    names = desks.names
+    assert not refused(desks, "run-2", {name: desks.public[name] for name in names[:3]})
+    assert not refused(desks, "run-3", {name: desks.public[name] for name in (*names[:2], names[4])})
+
+
+def test_refusals_do_not_fill_the_memory(desks: Desks) -> None:
+    """Of cohorts that nothing came of the last is kept: a coordinator cannot bury the operator."""
+    for number in range(20):
+        named = {**desks.public, f"new-{number}": Identity.make().public}
+        assert refused(desks, f"run-{number}", named)
+    (waits,) = (line for line in tell(desks, "status").splitlines() if line.startswith("waits"))
+    assert waits.endswith("over h000, h001, h002, h003, h004, new-19; zamenis-hospital allow")
+
+
+def test_runs_within_a_month_are_bounded(desks: Desks) -> None:
+    """Those that came to nothing count as well, and finished ones."""
+    policy = desks.homes[desks.names[0]].policy
+    policy.write_text(policy.read_text().replace("max-trainings = 1000", "max-trainings = 3"))
+    answers = [refused(desks, f"run-{number}", desks.public) for number in (2, 3, 4)]
+    assert answers[:2] == ["", ""]
+    assert "max-trainings in its policy.toml" in answers[2]
+    assert not refused(desks, "run-3", desks.public)
