@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from client.meet import confirm, roster, vouch
 from client.options import HERE, Directory
 from client.policy import lacking
 from common import service, terminal
-from common.errors import ConfigError
+from common.errors import ConfigError, ServiceError
 from common.sections import TaskName
 from common.terminal import ConsoleProgress, console
 
@@ -146,10 +147,17 @@ def start(
     directory: Directory = HERE,
     foreground: Annotated[bool, typer.Option(help="Stay in this terminal.")] = False,
     systemd: Annotated[bool, typer.Option(help="Print a systemd unit instead.")] = False,
+    as_root: Annotated[
+        bool,
+        typer.Option("--as-root", help="Run as root all the same, as in a container that has nobody else."),
+    ] = False,
 ) -> None:
     """Start the node; it opens connections to the coordinator and accepts none."""
     home = Home.load(directory)
+    if not as_root:
+        _refuse_root(home, owner=systemd)
     argv = [service.own_command("zamenis-hospital"), "start", "--foreground", "--dir", str(home.directory)]
+    argv += ["--as-root"] * as_root
     if systemd:
         title, states = (
             f"Zamenis node of {home.settings.site}",
@@ -198,6 +206,7 @@ def status(directory: Directory = HERE) -> None:
         "federation": f"{home.settings.federation} at {home.settings.host}:{home.settings.port}",
         "node": told.state if running else "not running; zamenis-hospital start",
         "because": told.why if running else "",
+        "NOT CONFINED": f"the worker is not kept from {told.open}" if running and told.open else "",
         "answered": f"{told.answered} messages since it started" if running else "",
         "data": ", ".join(sorted({entry.label for entry in home.settings.data})) or "nothing registered",
         "hours": home.settings.hours or "any",
@@ -272,6 +281,16 @@ def rejoin(directory: Directory = HERE) -> None:
 
     count = vault_of(Home.load(directory)).rejoin()
     console.print(f"[green]✓[/] {count} unfinished meta-trainings go on with new keys.", highlight=False)
+
+
+def _refuse_root(home: Home, *, owner: bool) -> None:
+    """Raise ServiceError where the node would be root's: by this process, or by its folder's `owner`."""
+    if (home.directory.stat().st_uid if owner else os.geteuid()) == 0:
+        raise ServiceError(
+            "a node is not run as root: whatever breaks into it would have this whole machine. Give its folder "
+            "to a user who can read the data (chown -R), and start it as that user; in "
+            "a container that has nobody but root, start --as-root."
+        )
 
 
 def _serve(home: Home) -> None:

@@ -25,8 +25,9 @@ from common.enrolment import (
     Welcome,
     refused,
 )
-from common.errors import EnrolmentError
+from common.errors import EnrolmentError, WireError
 from common.names import origin
+from common.plain_http import keep_plain
 
 PATIENCE = 30.0
 """Seconds to wait for a connection, and for each part of an answer."""
@@ -91,18 +92,16 @@ class Coordinator:
         *,
         limit: int = MAX_ANSWER,
     ) -> tuple[int, bytes]:
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-        body = bytearray()
+        headers = {"Content-Type": "application/json"}
         try:
-            with (
-                httpx.Client(verify=context, timeout=PATIENCE, headers=headers) as client,
-                client.stream(method, self._origin + path, content=content) as response,
-            ):
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if len(body) > limit:
-                        raise self._stranger(response.status_code)
-                return response.status_code, bytes(body)
+            with httpx.Client(verify=context, timeout=PATIENCE, headers=headers) as client:
+                keep_plain(client, lambda path: limit)
+                response = client.request(method, self._origin + path, content=content)
+                return response.status_code, response.content
+        except WireError as error:
+            raise EnrolmentError(
+                f"{self._origin} answers, but not as a Zamenis coordinator does: {error}"
+            ) from error
         except httpx.TransportError as error:
             raise EnrolmentError(self._explain(error)) from error
 

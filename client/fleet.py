@@ -39,6 +39,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from client.coordinator import NOT_ADMITTED
 from common import transport
 from common.errors import WireError, ZamenisError
+from common.plain_http import keep_plain
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -48,6 +49,8 @@ PATIENCE = 10.0
 
 ATTEMPTS, BETWEEN_ATTEMPTS = 4, 0.5
 """How often a piece of a message is asked for while the coordinator has trouble, and seconds in between."""
+LONGEST_PIECE, LONGEST_ANSWER = 2**23, 2**20
+"""Bytes of one piece of a message (Flower's are of 5 MiB), and of any other answer."""
 UNAUTHORIZED = 401
 SERVER_ERROR = 500
 """From this status on it is the coordinator that has trouble."""
@@ -86,7 +89,7 @@ class Fleet:
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
         )
-        self._client._client.follow_redirects = False  # a coordinator must not send this node elsewhere
+        keep_plain(self._client._client, _longest)
         self._public_key = public_key_to_bytes(key.public_key())
         self._node = FlowerNode(node_id=node_id)
         self._closed = threading.Event()
@@ -205,6 +208,10 @@ class Fleet:
                 _ask(self._client.SendNodeHeartbeat, beat)
             except ZamenisError as error:
                 logger.debug("a heartbeat was lost: %s", error)
+
+
+def _longest(path: str) -> int:
+    return LONGEST_PIECE if path.endswith("/pull-object") else LONGEST_ANSWER
 
 
 def _insist(call: Callable[[Request], Answer], request: Request) -> Answer:

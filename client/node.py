@@ -22,6 +22,7 @@ from client.home import Home
 from client.hours import opens
 from client.peers import Peers
 from client.policy import Policy, policy_of
+from client.reach import Reach, reach_of
 from client.secure import Desk, demands
 from client.site import NodeConfig
 from client.vault import Vault
@@ -65,7 +66,8 @@ class Node:
 
     def __post_init__(self) -> None:
         policy_of(self.home.policy)
-        self._worker = Worker(config_of(self.home), seconds=0.0, log=str(self.home.logs / "worker.log"))
+        config = config_of(self.home)
+        self._worker = Worker(config, _reach(self.home, config), seconds=0.0)
         self._answered = 0
         self._unsent: Unsent | None = None  # a reply outlives the line that it was computed on
         self._told: dict[str, object] = {}
@@ -175,7 +177,7 @@ class Node:
         if config != self._worker.config:
             logger.info("what is registered has changed; a new worker takes over")
             self._worker.stop()
-            self._worker.config = config
+            self._worker.config, self._worker.reach = config, _reach(self.home, config)
 
     def _line(self) -> Fleet:
         where = self.home.settings
@@ -195,7 +197,14 @@ class Node:
 
     def _tell(self, state: str, why: str = "") -> None:
         """Write what `status` shows; a full disk does not stop a node."""
-        told = {"state": state, "why": why, "answered": self._answered, "worker": self._worker.pid}
+        walls = self._worker.walls
+        told = {
+            "state": state,
+            "why": why,
+            "answered": self._answered,
+            "worker": self._worker.pid,
+            "open": walls.missing if walls else "",
+        }
         if told == self._told:
             return
         if (state, why) != (self._told.get("state"), self._told.get("why")):
@@ -241,15 +250,21 @@ class State:
     """What it waits for, and what to do about it."""
     answered: int = 0
     """Messages since it started."""
+    open: str = ""
+    """What this machine's Linux does not keep the worker from."""
 
 
 def state_of(home: Home) -> State:
     """Return how a running node said it is."""
     try:
         told = json.loads(status_file(home).read_text(encoding="utf-8"))
-        return State(told["state"], told["why"], told["answered"])
+        return State(told["state"], told["why"], told["answered"], told["open"])
     except (OSError, ValueError, KeyError):
         return State("starting")
+
+
+def _reach(home: Home, config: NodeConfig) -> Reach:
+    return reach_of(home, config, home.logs / "worker.log")
 
 
 def config_of(home: Home) -> NodeConfig:

@@ -1,24 +1,29 @@
 """The standing worker: one process that has Python, PyTorch and the hospital's cases ready for every message.
 
-It starts from a clean fork server, so it inherits neither the node's keys nor its line, and it has no
-network (`client.confine`). A message costs one pass through a pipe; a worker that dies costs its message.
+It starts from a clean fork server, so it inherits neither the node's keys nor its line, and it reaches no
+network, no other program and none but its own files (`client.confine`, `client.reach`). A message costs one
+pass through a pipe; a worker that dies costs its message.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.confine import confine
+from client.confine import Walls, confine
+from client.reach import Reach
 from client.site import NodeConfig
 from common import transport
 
@@ -38,27 +43,39 @@ class Worker:
     """Serves messages one at a time, starting a process where none stands."""
 
     config: NodeConfig
+    reach: Reach
     seconds: float
     """Longest time for one message; a worker that needs more is killed."""
-    log: str = ""
-    """File that the worker's own log goes to; empty: nowhere."""
     _process: BaseProcess | None = field(default=None, repr=False)
     _pipe: Connection | None = field(default=None, repr=False)
+    _files: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    _walls: Walls | None = field(default=None, repr=False)
 
     @property
     def pid(self) -> int | None:
         """The standing process, if any."""
         return self._process.pid if self._process else None
 
+    @property
+    def walls(self) -> Walls | None:
+        """What confines the standing process; None while it has not said so."""
+        with suppress(EOFError, OSError):  # it died; whoever has a message for it will learn that
+            self._arrived(0.0)
+        return self._walls
+
     def start(self) -> None:
-        """Start the process ahead of its first message."""
-        if self._process and self._process.is_alive():
+        """Start the process ahead of its first message, or anew where its files are others by now."""
+        written = self.reach.writable()
+        files = self.reach.identity()
+        if self._process and self._process.is_alive() and files == self._files:
             return
         self.stop()
+        self._files = files
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(list(PRELOADED))
         self._pipe, theirs = server.Pipe()
-        self._process = server.Process(target=_work, args=(theirs, dict(self.config), self.log), daemon=True)
+        arguments = (theirs, dict(self.config), self.reach.readable(), written)
+        self._process = server.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -69,7 +86,7 @@ class Worker:
         try:
             self._pipe.send_bytes(transport.to_bytes(message))
             left = self.seconds
-            while not self._pipe.poll(min(GRACE, left)):
+            while not self._arrived(min(GRACE, left)):
                 left -= GRACE
                 if left <= 0 or stopping():
                     self.stop()
@@ -79,6 +96,15 @@ class Worker:
             self.stop()
             raise WorkerError("died") from error
 
+    def _arrived(self, seconds: float) -> bool:
+        """Return whether a reply comes within so many seconds; before the first it says which walls stand."""
+        if self._pipe is None or not self._pipe.poll(seconds):
+            return False
+        if self._walls is None:
+            self._walls = Walls(**json.loads(self._pipe.recv_bytes()))
+            return self._pipe.poll()
+        return True
+
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         if self._process:
@@ -86,18 +112,28 @@ class Worker:
             self._process.join()
         if self._pipe:
             self._pipe.close()
-        self._process = self._pipe = None
+        self._process = self._pipe = self._walls = None
 
 
-def _work(pipe: Connection, config: dict[str, str | int | float | bool], log: str) -> None:
-    """Serve messages until the pipe closes."""
+def _work(
+    pipe: Connection,
+    config: dict[str, str | int | float | bool],
+    read: Sequence[Path],
+    write: Sequence[Path],
+) -> None:
+    """Say which walls stand, then serve messages until the pipe closes; the last of `write` is the log."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    alone = confine()
-    if log:
-        form = "%(asctime)s %(levelname)s %(message)s"
-        logging.basicConfig(filename=log, level=logging.INFO, format=form, force=True)
-    logger.info("worker started, %s", "without any network" if alone else "NOT cut off from the network")
+    walls = confine(read, write)
+    form = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(filename=write[-1], level=logging.INFO, format=form, force=True)
+    if walls.missing:
+        logger.warning(
+            "worker started, NOT kept from %s: this machine's Linux does not let it", walls.missing
+        )
+    else:
+        logger.info("worker started, without network, other programs or files that are not its own")
+    pipe.send_bytes(json.dumps(asdict(walls)).encode())
     from client.app import app  # after confine: it starts threads
 
     while True:

@@ -19,7 +19,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
@@ -30,6 +29,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 
 from common.errors import WireError
+from common.object_tree import identifiers, unpacked_length
 
 LONGEST_ARRIVAL = 120.0
 """Seconds in which a message has to arrive once it was announced."""
@@ -61,11 +61,6 @@ def take_apart(message: Message) -> Parcel:
         return Parcel(header, get_object_tree(message), get_all_nested_objects(message))
 
 
-def identifiers(tree: ObjectTree) -> list[str]:
-    """Return the identifiers of every object that hangs from `tree`."""
-    return [one.object_id for one in iterate_object_tree(tree)]
-
-
 def fetch(tree: ObjectTree, pull_object: PullObject, *, limit: int = 0) -> Message:
     """Return the message whose objects hang from `tree`, waiting for those that are still on their way.
 
@@ -79,7 +74,7 @@ def fetch(tree: ObjectTree, pull_object: PullObject, *, limit: int = 0) -> Messa
         content = pull_object(identifier)
         received += len(content)
         if limit and received > limit:
-            raise WireError(f"a message is longer than the {limit // 2**20} MiB that are allowed.")
+            raise _too_long(limit)
         return content
 
     try:
@@ -93,19 +88,30 @@ def fetch(tree: ObjectTree, pull_object: PullObject, *, limit: int = 0) -> Messa
         )
     except ObjectPullError as error:
         raise WireError("a message did not arrive whole.") from error
-    return put_together(tree, contents)
+    return put_together(tree, contents, limit=limit)
 
 
-def put_together(tree: ObjectTree, contents: dict[str, bytes]) -> Message:
-    """Return the message of these objects by identifier. WireError where they are no message."""
+def put_together(tree: ObjectTree, contents: dict[str, bytes], *, limit: int = 0) -> Message:
+    """Return the message of these objects by identifier.
+
+    Raises WireError where they are no message, or one longer than `limit` bytes (0: no limit).
+    """
     try:
+        if limit and unpacked_length(tree.object_id, contents) > limit:
+            raise _too_long(limit)
         message = inflate_object_from_contents(tree.object_id, contents)
+    except WireError:
+        raise
     except Exception as error:  # whatever a parser does with bytes that somebody made up
         raise WireError("a message's parts do not fit together.") from error
     if not isinstance(message, Message):
         raise WireError("what came is no message.")
     message.metadata.__dict__["_message_id"] = tree.object_id
     return message
+
+
+def _too_long(limit: int) -> WireError:
+    return WireError(f"a message is longer than the {limit // 2**20} MiB that are allowed.")
 
 
 def to_bytes(message: Message) -> bytes:

@@ -23,6 +23,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from common.errors import LinkError
+from common.plain_http import keep_plain
 from server.federation import Federation
 
 Request = TypeVar("Request")
@@ -58,9 +59,10 @@ class Control:
             root_certificates=federation.ca.read_bytes(),
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="flwr-cli"),
-                _Secret(federation.control_secret.read_bytes()),
+                Secret(federation),
             ],
         )
+        keep_plain(self._client._client)
 
     def __enter__(self) -> Control:
         return self
@@ -105,13 +107,14 @@ def _bundle() -> Fab:
     return Fab(content=content)
 
 
-class _Secret:
+class Secret:
     """Puts the coordinator's secret on every request."""
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret.hex()
+    def __init__(self, federation: Federation) -> None:
+        self._secret = federation.control_secret.read_bytes().hex()
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Send the request with it."""
         context.request.headers[SECRET_HEADER] = self._secret
         return call_next(context)
 

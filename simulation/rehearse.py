@@ -6,6 +6,7 @@ any run leaves, and the logs; the keys, tokens and databases of the rehearsal ar
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -89,7 +90,11 @@ class Rehearsal:
         label = ("--label", task.label, "--task", task.kind, "--classes", ",".join(task.classes))
         size = ("--image-size", str(config.data.image_size))
         self.tell(folder.name, "register", str(folder), *label, *size)
-        self.tell(folder.name, "start")
+        self.start(folder.name)
+
+    def start(self, hospital: str) -> None:
+        """Start a hospital's node; a rehearsal that runs as root, as in a container, says that it may."""
+        self.tell(hospital, "start", *(["--as-root"] if os.geteuid() == 0 else []))
 
     def coordinate(self, *arguments: str) -> str:
         """Run a command of the coordinator's and return what it printed."""

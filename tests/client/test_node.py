@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +18,15 @@ from flwr.supercore.task_identity import TaskIdentity
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.confine import Walls
 from client.enrol import join
 from client.fleet import LineError
 from client.home import Home
-from client.node import WAITING, Node, State, state_of
+from client.node import WAITING, Node, State, config_of, state_of
+from client.reach import reach_of
+from client.worker import Worker
 from common import service, wire
+from common.files import write_text
 from tests.deploy.stage import until
 from tests.enrolling import Coordinator, coordinator, listening
 
@@ -170,3 +177,61 @@ def test_an_unsent_reply_stays_where_the_policy_has_changed(
         home.policy.write_text(home.policy.read_text().replace("max-rounds = 1000", "max-rounds = 10"))
         until(lambda: line.sent)
     assert [reply.error.code for reply in line.sent] == [wire.FORBIDDEN]
+
+
+def test_a_node_is_not_run_as_root_unless_told(tmp_path: Path) -> None:
+    """Neither by its command, nor by a systemd unit, which runs as the folder's owner."""
+    if os.geteuid() != 0:
+        pytest.skip("takes root")
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "node", port)
+    command = [str(Path(sys.executable).parent / "zamenis-hospital"), "start", "--dir", str(home.directory)]
+    for more in ([], ["--foreground"], ["--systemd"]):
+        refused = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert refused.returncode == 2
+        assert "a node is not run as root" in refused.stderr
+    assert service.status(home.directory, "node") is None
+    os.chown(home.directory, 65534, -1)
+    unit = subprocess.run([*command, "--systemd"], capture_output=True, text=True, check=True).stdout
+    assert f"User={home.directory.owner()}\n" in unit
+    assert "--as-root" not in unit
+    subprocess.run([*command, "--as-root"], capture_output=True, check=True)
+    assert service.stop(home.directory, "node")
+
+
+def test_a_worker_that_its_machine_does_not_confine_is_told_aloud(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` names what it is not kept from; one that is confined is no news."""
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "node", port)
+        with running(home):
+            log = home.logs / "worker.log"
+            until(lambda: log.is_file() and "worker started" in log.read_text())
+            until(lambda: state_of(home).state == WAITING)
+            told = CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
+            assert ("NOT kept from" in log.read_text()) == ("NOT CONFINED" in told)
+            walls = Walls(namespace=False, calls=False, files=False)
+            monkeypatch.setattr(Worker, "walls", property(lambda worker: walls))
+            until(lambda: state_of(home).open)
+            told = CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
+    assert "NOT CONFINED   the worker is not kept from networks, other programs' sockets" in told
+
+
+def test_a_policy_in_a_new_file_finds_a_new_worker(tmp_path: Path) -> None:
+    """An editor replaces the file; the old worker may read the old one only."""
+    there = coordinator(tmp_path / "demo")
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "node", port)
+    config = config_of(home)
+    worker = Worker(config, reach_of(home, config, home.logs / "worker.log"), seconds=60.0)
+    worker.start()
+    first = worker.pid
+    worker.start()
+    assert worker.pid == first
+    write_text(home.policy, home.policy.read_text())
+    worker.start()
+    assert worker.pid != first
+    worker.stop()

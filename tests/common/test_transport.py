@@ -10,6 +10,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common import transport, wire
 from common.errors import WireError
+from common.object_tree import identifiers
 
 PARAMETERS = 3_000_000
 """More than one of Flower's pieces of 5 MiB."""
@@ -26,7 +27,7 @@ def message() -> Message:
 def pieces(message: Message) -> tuple[transport.Parcel, dict[str, bytes]]:
     """Return a message taken apart, and its pieces as they are pushed."""
     parcel, pushed = transport.take_apart(message), dict[str, bytes]()
-    wanted = set(transport.identifiers(parcel.tree))
+    wanted = set(identifiers(parcel.tree))
     parcel.push(wanted, pushed.__setitem__)
     assert pushed.keys() == wanted
     return parcel, pushed
@@ -66,7 +67,7 @@ def test_pieces_that_never_come_or_do_not_fit_are_told(message: Message) -> None
 
     with pytest.raises(WireError, match="did not arrive whole"):
         transport.fetch(parcel.tree, lost)
-    del pushed[transport.identifiers(parcel.tree)[-1]]
+    del pushed[identifiers(parcel.tree)[-1]]
     with pytest.raises(WireError):
         transport.put_together(parcel.tree, {**pushed, parcel.tree.object_id: b"garbage"})
     assert transport.broken(parcel.header).has_error()

@@ -109,7 +109,7 @@ def test_a_hospital_that_fails_tells_the_coordinator_no_more_than_that(
     """Its data are gone: its own log knows the file; the coordinator learns a sentence of ours."""
     (folder,) = (Path(one.folder) for one in liar.settings.data)
     (folder / "table.csv").rename(folder / "table.away")
-    stage.tell("site-4", "start")
+    stage.start("site-4")
     try:
         connected(stage, *EVERYONE, "site-4")
         run = Attempt(stage, "run", str(run_file), "--set", "training.rounds=1")
@@ -182,9 +182,12 @@ def test_the_world_reaches_nothing_but_the_fleet_and_enrolment(stage: Rehearsal)
             assert client.post(f"/v1/{path}").status_code == 404
         for path in ("/docs", "/openapi.json", "/"):
             assert client.get(path).status_code == 404
-        assert client.post("/v1/runtime/acquire-task", content=b"").status_code in (400, 401, 403, 415)
         secret = {"x-zamenis-control": "0" * 64}
-        assert client.post("/v1/control/list-nodes", headers=secret).status_code == 404
+        for path in ("runtime/acquire-task", "runtime/pull-object", "control/list-nodes"):
+            assert client.post(f"/v1/{path}", content=b"").status_code == 404
+            assert client.post(f"/v1/{path}", headers=secret).status_code == 404
+        packed = client.post("/v1/fleet/pull-messages", headers={"Content-Encoding": "gzip"})
+        assert packed.status_code == 415
 
 
 def test_a_man_in_the_middle_is_not_spoken_to(stage: Rehearsal, tmp_path: Path) -> None:

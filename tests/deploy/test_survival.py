@@ -69,7 +69,7 @@ def test_a_node_that_is_killed_is_missed_and_comes_back(stage: Rehearsal, run_fi
     os.kill(node_process(stage, "site-3"), signal.SIGKILL)
     until(lambda: service.status(stage.node("site-3"), "node") is None)
     until(lambda: any(one["sites"] == 2 for one in run.rounds()))
-    stage.tell("site-3", "start")
+    stage.start("site-3")
     run.end()
     counts = [one["sites"] for one in run.rounds()]
     assert counts[-1] == 3
@@ -214,7 +214,7 @@ def test_a_hospital_that_is_killed_in_a_secure_run_costs_slots_and_comes_back(
     os.kill(node_process(stage, "site-3"), signal.SIGKILL)
     until(lambda: service.status(stage.node("site-3"), "node") is None)
     until(lambda: any(one["sites"] == 0 for one in run.rounds()))
-    stage.tell("site-3", "start")
+    stage.start("site-3")
     until(lambda: run.rounds()[-1]["sites"] == 3, within=120)
     run.kill()
     rounds = run.rounds()
