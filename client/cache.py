@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +35,9 @@ FORMAT = 1
 
 ROWS_AT_ONCE = 256
 """Rows copied in one piece when an array is put in order."""
+
+MOST_SIZES = 8
+"""Sizes of one folder's images and masks that are kept; of more, the one unused for longest is made anew."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Cache:
 
     def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.utime(folder)
+        _forget_old_sizes(besides=folder)
         self._folder = folder
         self._shape = shape
         self._index = folder / "index.json"
@@ -164,3 +171,12 @@ class Cache:
         if array.shape != (rows, *self._shape) or array.dtype != np.float32:
             raise ValueError("the array has another shape")
         return array
+
+
+def _forget_old_sizes(*, besides: Path) -> None:
+    """Delete the sizes unused for longest: who asks for ever others fills no disk, and nothing is lost."""
+    with suppress(FileNotFoundError):  # another process deletes the same
+        others = [path for path in besides.parent.iterdir() if path.is_dir() and path != besides]
+        others.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for size in others[MOST_SIZES - 1 :]:
+            shutil.rmtree(size, ignore_errors=True)

@@ -287,9 +287,9 @@ def _refuse_root(home: Home, *, owner: bool) -> None:
     """Raise ServiceError where the node would be root's: by this process, or by its folder's `owner`."""
     if (home.directory.stat().st_uid if owner else os.geteuid()) == 0:
         raise ServiceError(
-            "a node is not run as root: whatever breaks into it would have this whole machine. Give its folder "
-            "to a user who can read the data (chown -R), and start it as that user; in "
-            "a container that has nobody but root, start --as-root."
+            "a node is not run as root: whatever breaks into it would have this whole machine. Give its "
+            "folder to a user who can read the data (chown -R), and start it as that user; in a container "
+            "that has nobody but root, start --as-root."
         )
 
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -96,9 +96,23 @@ def prepare(node: Node) -> None:
         torch.set_num_threads(threads)
 
 
-@lru_cache(maxsize=256)
+MOST_OPEN = 2
+"""Hospitals of one node that are open at once: a coordinator's configurations may not fill its memory."""
+
+
 def hospital_of(node: Node, config_json: str) -> Hospital:
-    """Return the node's hospital, opened once per process: its cases stay memory-mapped."""
+    """Return the node's hospital, which stays open for the next messages with this configuration."""
+    return opener(node)(config_json)
+
+
+@lru_cache(maxsize=256)
+def opener(node: Node) -> Callable[[str], Hospital]:
+    """Return what opens a node's hospital for a configuration, and keeps those opened last."""
+    return lru_cache(maxsize=MOST_OPEN)(partial(_open, node))
+
+
+def _open(node: Node, config_json: str) -> Hospital:
+    """Open the node's hospital: one folder's images stay memory-mapped, several folders are copied."""
     config = from_json(config_json)
     places = zip(node.folders, node.states, node.labels, strict=True)
     parts = [

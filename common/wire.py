@@ -238,9 +238,9 @@ def _census(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def printable(words: str) -> str:
-    """Return another side's words fit to be shown: printable, and of bounded length."""
-    kept = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in words)
-    return kept[:LONGEST_WORDS]
+    """Return another side's words fit to be shown and logged: printable, on one line, of bounded length."""
+    one_line = " ".join(words[: 2 * LONGEST_WORDS].split())
+    return "".join(letter if letter.isprintable() else "?" for letter in one_line)[:LONGEST_WORDS]
 
 
 def reply_contribution(message: Message, contribution: Contribution) -> Message:

@@ -15,8 +15,16 @@ def log_to(path: Path) -> None:
     for handler in logger.handlers:
         handler.close()
     logger.handlers = [logging.FileHandler(path, encoding="utf-8")]
-    logger.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logger.handlers[0].setFormatter(OneLine("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logger.propagate = False
+
+
+class OneLine(logging.Formatter):
+    """Writes a message on one line, so that nobody's words in it look like another entry."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        """Return the entry before its traceback, which stands on lines of its own."""
+        return " ".join(super().formatMessage(record).splitlines())
 
 
 class Aloud(logging.Handler):

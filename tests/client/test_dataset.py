@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from client.cache import MOST_SIZES
 from client.dataset import Hospital, join, open_hospital
 from client.dicom import Instance, read_image
 from client.split import fraction, keyed_hash, open_keys
@@ -214,6 +215,21 @@ def test_a_damaged_index_is_rebuilt(folder: Path, damage: bytes) -> None:
     first = open_hospital(folder, DATA, TASK)
     (folder / ".zamenis/cache/1x8x8/index.json").write_bytes(damage)
     assert equal(first, open_hospital(folder, DATA, TASK))
+
+
+def test_only_the_sizes_used_last_are_kept(folder: Path) -> None:
+    """A coordinator that asks for ever other sizes fills no disk; one that is gone is made anew."""
+    cache = folder / ".zamenis" / "cache"
+    sizes = range(8, 8 + MOST_SIZES + 3)
+    first = open_hospital(folder, Data(image_size=8), TASK)
+    for age, size in enumerate(sizes):
+        open_hospital(folder, Data(image_size=size), TASK)
+        os.utime(cache / f"1x{size}x{size}", (age, age))
+    kept = {path.name for path in cache.iterdir()}
+    assert kept == {f"1x{size}x{size}" for size in sizes[-MOST_SIZES:]}
+    assert torch.equal(
+        open_hospital(folder, Data(image_size=8), TASK).adaptation.inputs, first.adaptation.inputs
+    )
 
 
 def test_a_damaged_array_is_rebuilt(folder: Path) -> None:

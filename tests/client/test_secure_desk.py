@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from client.app import app
 from client.peers import peers_of
 from client.policy import guarded, starting
 from client.secure import Desk
-from client.site import Node, NodeConfig, hospital_of
+from client.site import MOST_OPEN, Node, NodeConfig, hospital_of
 from client.vault import Vault
 from client.worker import answer
 from common import wire
@@ -88,6 +90,16 @@ def test_no_column_and_no_value_is_counted_but_those_registered(
     with pytest.raises(DataError, match="no folder is registered for the label"):
         hospital_of(Node.of(node), asked.to_json())
     assert len(hospital_of(Node.of(node), config.to_json()).adaptation) > 0
+
+
+def test_a_coordinators_configurations_do_not_fill_a_nodes_memory(node: NodeConfig) -> None:
+    """However many it makes up, those used last are open, and the others are let go."""
+    opened = []
+    for seed in range(MOST_OPEN + 3):
+        asked = load(None, ['task.classes=["normal","nodule"]', f"seed={seed}"])
+        opened.append(weakref.ref(hospital_of(Node.of(node), asked.to_json())))
+    gc.collect()
+    assert [hospital() is not None for hospital in opened] == [False] * 3 + [True] * MOST_OPEN
 
 
 def test_names_that_the_coordinator_makes_up_are_not_written_down(tmp_path: Path) -> None:

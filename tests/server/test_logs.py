@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from server.logs import Aloud
+from common import wire
+from server.logs import Aloud, log_to
 
 
 @pytest.fixture
@@ -36,3 +38,22 @@ def test_a_warning_is_told_once_in_whatever_round_it_comes(logger: logging.Logge
         "round 3: st-olaf is left out: silent.",
         "the round failed",
     ]
+
+
+def test_a_hospitals_words_are_one_line_of_the_log(tmp_path: Path) -> None:
+    """Words with a line of their own in them cannot pass for another entry, however they come there."""
+    forged = "no.\n2026-01-01 00:00:00,000 zamenis.server INFO round 2: 9 sites\r\x1b[2J\u2028x"
+    assert "\n" not in wire.printable(forged)
+    assert "\x1b" not in wire.printable(forged)
+    zamenis = logging.getLogger("zamenis")
+    before = zamenis.handlers, zamenis.propagate
+    try:
+        log_to(tmp_path / "run.log")
+        zamenis.warning("st-anna is left out: %s", forged)
+        zamenis.warning("st-olaf is left out: %s", wire.printable(forged))
+    finally:
+        for handler in zamenis.handlers:
+            handler.close()
+        zamenis.handlers, zamenis.propagate = before
+    lines = (tmp_path / "run.log").read_text(encoding="utf-8").splitlines()
+    assert [" is left out: no. 2026-01-01" in line for line in lines] == [True, True]

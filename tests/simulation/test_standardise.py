@@ -19,7 +19,7 @@ from client.app import app as client_app
 from client.dataset import Hospital, join, open_hospital
 from client.part import standardised
 from client.policy import EVERYTHING, Kind, check
-from client.site import NodeConfig, hospital_of
+from client.site import NodeConfig, opener
 from common import columns, wire
 from common.columns import Statistics
 from common.config import Config, load
@@ -162,7 +162,7 @@ def test_a_held_out_hospital_is_in_nothing_that_it_is_judged_with(
             assert "site-3" not in grid.asked
             ends.append(train(grid, sites, config, tmp_path / turn / "with"))
         mended(parent / "site-3", "normal\n", "normal\n1000,1000,1000,1000,normal\n")
-        hospital_of.cache_clear()  # a node reads its data once per process
+        opener.cache_clear()  # a node reads its data once per process
     before, before_with, after, after_with = ends
     assert before.statistics == after.statistics
     assert torch.equal(before.phi, after.phi)
