@@ -1,0 +1,98 @@
+"""The worker behind its walls computes the same bits as without them, from files that it reads there first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import app
+from client.home import Home, Keys, NodeSettings, Registered
+from client.node import config_of
+from client.policy import guarded
+from client.reach import reach_of
+from client.worker import Worker, answer
+from common import wire
+from common.config import Config, load
+from common.initialise import parameters_of
+from tests.client.dicom_files import write_hospital
+from tests.conftest import write_table_hospital
+
+BOTH = ("image", "table")
+
+
+def registered(folder: Path, data: str) -> Home:
+    """Return the node of a hospital whose images or table nobody has read yet."""
+    archive = folder / "archive"
+    if data == "image":
+        write_hospital(archive, 60)
+    else:
+        write_table_hospital(archive, seed=1, rows=200)
+    state = folder / "node" / "state" / "data" / "a"
+    entry = Registered(folder=str(archive), state=str(state), label="finding", classes=("normal", "nodule"))
+    settings = NodeSettings(
+        site="site-1", federation="demo", host="localhost", port=1, node_id=1, threads=1, data=(entry,)
+    )
+    return Home.make(folder / "node", settings, Keys.make(), ca=b"x", peers={}, policy=guarded())
+
+
+def configuration(data: str) -> Config:
+    """Return a training whose optimiser remembers something from round to round."""
+    network = ["conv4", "data.image-size=16"] if data == "image" else ["mlp"]
+    return load(
+        None,
+        [
+            'task.classes=["normal","nodule"]',
+            f'model.name="{network[0]}"',
+            "model.width=4",
+            'training.inner-optimizer="adam-kept"',
+            "training.inner-steps=3",
+            *network[1:],
+        ],
+    )
+
+
+def messages(config: Config, shape: tuple[int, ...]) -> list[Message]:
+    """Return what a coordinator sends first."""
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    phi = wire.vector(torch.zeros(parameters_of(config, "reptile", shape)))
+    describe = wire.instruct(1, wire.DESCRIBE, wire.Instruction(config.to_json()), seconds=60)
+    trains = [
+        wire.instruct(1, wire.TRAIN, wire.Instruction(config.to_json(), "reptile", number, run="r"), phi)
+        for number in (1, 2)
+    ]
+    return [describe, *trains]
+
+
+@pytest.mark.parametrize("data", BOTH)
+def test_a_confined_worker_computes_the_same_bits(tmp_path: Path, data: str) -> None:
+    """It decodes, caches, splits, trains and remembers, and its log says that it is confined."""
+    home, config = registered(tmp_path, data), configuration(data)
+    node = config_of(home)
+    sent = messages(config, (1, 16, 16) if data == "image" else (4,))
+    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
+    try:
+        confined = [worker.serve(message) for message in sent]
+        walls = worker.walls
+    finally:
+        worker.stop()
+    log = (home.logs / "worker.log").read_text()
+    assert not [reply.error for reply in confined if reply.has_error()], log
+    assert walls is not None
+    assert (not walls.missing) == ("without network, other programs or files" in log)
+    state = Path(home.settings.data[0].state)
+    assert (state / "kept").is_dir()
+    for left in state.glob("kept/*/*"):
+        left.unlink()
+    for message, reply in zip(sent, confined, strict=True):
+        plain = answer(app, message, dict(node))
+        if message.metadata.message_type == wire.DESCRIBE:
+            assert wire.read_description(reply) == wire.read_description(plain)
+        else:
+            parameters = wire.parameters_of(message)
+            told, expected = (wire.read_contribution(one, parameters) for one in (reply, plain))
+            assert torch.equal(told.delta, expected.delta)
+            assert told.delta.any()
