@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +39,16 @@ class Reach:
         return tuple(_identity(path) for path in (*self.data, *self.own))
 
     def readable(self) -> list[Path]:
-        """Return everything to read: the data, where links in their folders lead, code and libraries."""
-        links = (link for path in self.data for link in _links(path))
+        """Return everything to read: the data, linked files in their folders, code and libraries."""
+        links = (link for path in self.data for link in self._links(path))
         return [part for path in (*self.data, *links, *_code()) for part in _around(path, self.hidden)]
+
+    def _links(self, folder: Path) -> Iterator[Path]:
+        """Yield where a folder's linked files lead, but for those that a worker may have linked itself."""
+        for parent, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if Path(parent, name) not in (*self.own, self.hidden)]
+            links = (Path(parent, name) for name in names if os.path.islink(os.path.join(parent, name)))
+            yield from (link.resolve() for link in links)
 
     def writable(self) -> list[Path]:
         """Return everything to write, made where it does not exist yet."""
@@ -87,11 +94,6 @@ def _around(path: Path, hidden: Path) -> Iterator[Path]:
             yield from _around(below, hidden)
     else:
         yield path
-
-
-def _links(folder: Path) -> Iterable[Path]:
-    """Return where a folder's own entries lead that are links."""
-    return (entry.resolve() for entry in _listed(folder) if entry.is_symlink())
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -76,7 +76,8 @@ def home(tmp_path: Path, user: int) -> Home:
     (archive / "table.csv").write_text("id,x\n")
     elsewhere = tmp_path / "elsewhere.csv"
     elsewhere.write_text("linked")
-    (archive / "linked.csv").symlink_to(elsewhere)
+    (archive / "deep").mkdir()
+    (archive / "deep" / "linked.csv").symlink_to(elsewhere)
     for path in (tmp_path, *tmp_path.rglob("*")):
         os.chown(path, user, -1, follow_symlinks=False)
     return Home.load(archive / "node")
@@ -198,7 +199,7 @@ def test_it_reads_and_writes_what_is_its_own_and_nothing_else(home: Home, user: 
     state = Path(home.settings.data[0].state)
     allowed: dict[str, Attempt] = {
         "data": (archive / "table.csv").read_text,
-        "link": (archive / "linked.csv").read_text,
+        "link": (archive / "deep" / "linked.csv").read_text,
         "policy": home.policy.read_text,
         "state": lambda: (state / "cache").write_text("x"),
         "replaced": lambda: (state / "cache").rename(state / "again"),
@@ -272,6 +273,20 @@ def test_walls_that_are_missing_are_named() -> None:
     assert Walls(namespace=True, calls=False, files=True).missing == "other programs' sockets"
     everything = "networks, other programs' sockets, this user's other files"
     assert Walls(namespace=False, calls=False, files=False).missing == everything
+
+
+def test_a_link_that_a_worker_may_have_made_is_not_followed(home: Home, tmp_path: Path) -> None:
+    """Else one that was taken over would find the keys open when the next worker starts."""
+    (entry,) = home.settings.data
+    state = tmp_path / "archive" / ".zamenis"
+    moved = home.with_settings(
+        home.settings.model_copy(update={"data": (entry.model_copy(update={"state": str(state)}),)})
+    )
+    mine = reach.reach_of(moved, config_of(moved), home.logs / "worker.log")
+    mine.writable()
+    (state / "x").symlink_to(tmp_path / "other" / "keys" / "identity.key")
+    linked = [path for path in mine.readable() if path.name in ("elsewhere.csv", "identity.key")]
+    assert linked == [tmp_path / "elsewhere.csv"]
 
 
 def test_a_state_folder_with_the_nodes_secrets_in_it_is_refused(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""The worker behind its walls computes the same bits as without them, from files that it reads there first."""
+"""The worker behind its walls computes the same bits as without them, from files that it reads first."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def configuration(data: str) -> Config:
             'task.classes=["normal","nodule"]',
             f'model.name="{network[0]}"',
             "model.width=4",
+            'experiment.algorithms=["reptile"]',
             'training.inner-optimizer="adam-kept"',
             "training.inner-steps=3",
             *network[1:],
@@ -58,7 +59,8 @@ def configuration(data: str) -> Config:
 def messages(config: Config, shape: tuple[int, ...]) -> list[Message]:
     """Return what a coordinator sends first."""
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-    phi = wire.vector(torch.zeros(parameters_of(config, "reptile", shape)))
+    parameters = parameters_of(config, "reptile", shape)
+    phi = wire.vector(0.1 * torch.randn(parameters, generator=torch.Generator().manual_seed(0)))
     describe = wire.instruct(1, wire.DESCRIBE, wire.Instruction(config.to_json()), seconds=60)
     trains = [
         wire.instruct(1, wire.TRAIN, wire.Instruction(config.to_json(), "reptile", number, run="r"), phi)
