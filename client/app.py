@@ -134,6 +134,7 @@ def describe(message: Message, context: Context) -> Message:
 @app.query("advertise")
 @app.query("deal")
 @app.query("unmask")
+@app.query("rehearse")
 @app.query("finish")
 def secure(message: Message, context: Context) -> Message:
     """Refuse: whoever has this hospital's secrets stands before this app (see `client.secure`)."""

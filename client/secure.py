@@ -19,13 +19,13 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from client.cohorts import Cohort, Cohorts, Question, Waits
 from client.peers import peers_of
-from client.policy import Policy, among, check, policy_of
+from client.policy import Policy, among, at_most, check, policy_of
 from client.site import Node
 from client.vault import Vault
 from common import wire
 from common.config import from_json
 from common.errors import PolicyError, SecAggError, WireError
-from common.secagg import numbers, site
+from common.secagg import numbers, rehearsal, site
 from common.secagg.encoding import dump, load
 from common.secagg.identity import Identity, Peer
 from common.secagg.messages import (
@@ -37,6 +37,7 @@ from common.secagg.messages import (
     Payload,
     UnmaskAnswer,
     UnmaskRequest,
+    rehearses,
 )
 from common.secagg.quantise import Contribution
 from common.secagg.site import Answer, Member
@@ -88,6 +89,8 @@ class Desk:
             self.vault.finish(run)
             return wire.reply_secured(message, wire.Secured(run))
         among(self.policy.messages, ["train"], "messages")
+        if kind == wire.REHEARSE:
+            return self._rehearse(message, run, load(MaskRequest, fields.request))
         if kind == wire.ADVERTISE:
             member = self.learn(fields.identities)
             told = dump(self._advertise(run, member, _cohort(member, fields.identities)))
@@ -100,13 +103,22 @@ class Desk:
         return wire.reply_secured(message, wire.Secured(run, answer=told))
 
     def _advertise(self, run: str, member: Member, cohort: Cohort) -> Advertisement:
-        """Return this hospital's key for a run, which may begin over a cohort."""
+        """Return this hospital's key for a run that may begin over a cohort, or that only rehearses."""
         return self.vault.change(
             run,
             member,
             lambda state: (state, site.advertise(state, member)),
-            lambda before, database: Cohorts(database, self.policy).begin(run, cohort),
+            lambda before, database: (
+                None if rehearses(run) else Cohorts(database, self.policy).begin(run, cohort)
+            ),
         )
+
+    def _rehearse(self, message: Message, run: str, request: MaskRequest) -> Message:
+        """Mask a public vector, and give away what it was masked with; no data are touched."""
+        at_most(self.policy.max_parameters, request.plan.layout.parameters, "max-parameters")
+        told = self._change(run, lambda state: rehearsal.rehearse(state, self.member, request))
+        bare = replace(told, masked=replace(told.masked, vector=b""))
+        return wire.reply_masked(message, wire.Secured(run, answer=dump(bare)), told.masked.vector)
 
     def _unmask(self, run: str, asked: UnmaskRequest) -> UnmaskAnswer:
         """Answer for a slot that this hospital would still train for."""

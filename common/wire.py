@@ -6,7 +6,7 @@
 | `train` | phi, configuration, algorithm, server_round, statistics, clip | delta, sums |
 | `train` with column_sums | configuration, algorithm | sums over numeric columns (`common.columns`), cases |
 | `evaluate` | phi, configuration, algorithm, shot, recipe, statistics | metrics per draw and replicate |
-| `query.advertise`, `.deal`, `.unmask`, `.finish` | records of `common.secagg` as bytes | the same |
+| `query.advertise`, `.deal`, `.unmask`, `.rehearse`, `.finish` | records of `common.secagg` | the same |
 
 With secure aggregation a `train` message carries a plan as well, and its reply a masked vector in place of
 delta and sums.
@@ -38,7 +38,8 @@ from common.inner_loop import InnerLoop
 PROTOCOL = 3
 DESCRIBE, TRAIN, EVALUATE = "query.describe", "train", "evaluate"
 ADVERTISE, DEAL, UNMASK, FINISH = "query.advertise", "query.deal", "query.unmask", "query.finish"
-SECURE_QUERIES = frozenset({ADVERTISE, DEAL, UNMASK, FINISH})
+REHEARSE = "query.rehearse"
+SECURE_QUERIES = frozenset({ADVERTISE, DEAL, UNMASK, REHEARSE, FINISH})
 KINDS = frozenset({DESCRIBE, TRAIN, EVALUATE}) | SECURE_QUERIES
 """Every kind of message that a site answers; Flower would route others, such as `train.default`, as well."""
 MOST_OF_A_METRIC = 1e30

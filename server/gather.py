@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from flwr.app import Message
+from flwr.serverapp import Grid
 
 from common import wire
 from common.algorithms.algorithm import longest_delta
-from common.errors import DataError, WireError
+from common.errors import DataError, SecAggError, WireError
 from common.sections import Training
 from server.aggregate import aggregator, in_order
+from server.exchange import exchange
 from server.outer_loop import Vector
 
 logger = logging.getLogger("zamenis.server")
@@ -35,6 +37,8 @@ class Gathered:
     """Sites whose delta was within the round's clip before it was clipped."""
     barred: dict[str, str] = field(default_factory=dict)
     """Who sits this round out because it stopped or spoilt sums, and why."""
+    remarks: list[str] = field(default_factory=list)
+    """What else a person should know of this round."""
 
     def enough(self, training: Training, when: str) -> Vector | None:
         """Return the mean where `min_cohort` sites are in it, after saying who is not.
@@ -93,6 +97,22 @@ class Plain:
         if length > longest * (1 + ROUNDING):
             raise WireError(f"delta is {length:.3g} long, and none may be longer than {longest:.3g}.")
         return contribution
+
+
+def collect(
+    grid: Grid, messages: Mapping[str, Message], take: Callable[[str, Message], None], *, timeout: float
+) -> dict[str, str]:
+    """Send messages by site, take replies as they come, and return why one that came cannot be used."""
+    names, troubles = list(messages), {}
+    for place, reply in exchange(grid, list(messages.values()), timeout=timeout):
+        site = names[place]
+        try:
+            if reply.has_error():
+                raise WireError(why(site, reply))
+            take(site, reply)
+        except (WireError, SecAggError) as error:
+            troubles[site] = str(error)
+    return troubles
 
 
 def why(site: str, reply: Message) -> str:

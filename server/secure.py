@@ -26,9 +26,9 @@ from common.secagg.messages import Advertisement, Dealing, Holders, Masked, Payl
 from common.secagg.numbers import default_colluders
 from common.secagg.reasons import Reason, refusal
 from common.sections import Training
-from server.exchange import exchange
-from server.gather import Gathered, why
+from server.gather import Gathered, collect
 from server.layout import layout_of
+from server.rehearsal import find_broken
 from server.standing import Duty, Standing
 
 logger = logging.getLogger("zamenis.server")
@@ -89,6 +89,8 @@ class SecureSum:
             outcome = self._unmask(grid, slot, duty)
         except SecAggError as error:
             self._give_up(error, cohort, found)
+            if error.reason == Reason.IMPOSSIBLE_SUM:
+                self._rehearse(grid, cohort, found)
         else:
             self._take_sum(outcome, cohort, found)
         self._standing.judge(duty.slot, duty.asked, duty.missed)
@@ -100,6 +102,18 @@ class SecureSum:
             self._standing.bar(error.site, "what it dealt gives no secret")
         given_up = dict.fromkeys(cohort, f"the slot is given up: {error}")
         found.missing = given_up | {site: words for site, words in found.missing.items() if site in cohort}
+
+    def _rehearse(self, grid: Grid, cohort: Sequence[str], found: Gathered) -> None:
+        """Find who spoils sums where everybody can check them, and go on without."""
+        sites = {site: self.sites[site] for site in cohort if site not in found.barred}
+        layout = layout_of(self.training, self.bits, self.parameters, len(sites), self._clip)
+        seconds = self.training.round_timeout
+        broken = find_broken(grid, sites, self.identities, self._roster, layout, seconds=seconds)
+        for site in broken:
+            self._standing.bar(site, "it masks another vector than it should, as a rehearsal shows")
+        names = ", ".join(broken) or "nobody: whoever spoilt the sum lies in sums alone, or was not there"
+        found.remarks.append(f"the sum was impossible; a rehearsal on a public vector found {names}")
+        logger.warning("%s", found.remarks[-1])
 
     def _take_sum(self, outcome: Outcome, cohort: Sequence[str], found: Gathered) -> None:
         found.missing = {site: words for site, words in found.missing.items() if site in cohort}
@@ -184,6 +198,7 @@ class SecureSum:
         requests = aggregator.mask_requests(dealt.holders, dealt.among(sorted(instructions)), payload, layout)
         slot = Slot(self._roster, dealt.holders, next(iter(requests.values())).plan)
         following = self._open(then) if then else None
+        then = [site for site in then if site not in self._standing.out(self._slot)]
         later = self._request_to_deal(following) if following else wire.Secured(self.run)
         messages = {
             site: wire.secure(
@@ -294,20 +309,12 @@ class SecureSum:
 
         Return those who cannot do their part for what another sealed.
         """
-        names, accusing = list(messages), set()
-        for place, reply in exchange(grid, list(messages.values()), timeout=timeout):
-            site = names[place]
-            try:
-                if reply.has_error():
-                    raise WireError(why(site, reply))
-                take(site, reply)
-            except (WireError, SecAggError) as error:
-                missing[site] = str(error)
-                if str(error) == str(refusal(Reason.NOT_HOLDER)):
-                    self._keys.pop(site, None)  # it has made a new one, which is asked for next
-                if self._accuses(site, str(error)):
-                    accusing.add(site)
-        return accusing
+        troubles = collect(grid, messages, take, timeout=timeout)
+        missing |= troubles
+        for site, words in troubles.items():
+            if words == str(refusal(Reason.NOT_HOLDER)):
+                self._keys.pop(site, None)  # it has made a new one, which is asked for next
+        return {site for site, words in troubles.items() if self._accuses(site, words)}
 
 
 def _nobody_waits(missing: Mapping[str, str]) -> None:

@@ -133,7 +133,8 @@ class MetaStrategy(Strategy):
             told |= self._follow(found.within / found.sites, server_round)
         seconds = time.monotonic() - started
         entry = {"round": server_round, "sites": found.sites, "seconds": seconds, **told}
-        self.history.append(entry | ({"barred": found.barred} if found.barred else {}))
+        named = {"barred": found.barred, "remarks": found.remarks}
+        self.history.append(entry | {name: told for name, told in named.items() if told})
         return told
 
     def _follow(self, share: float, server_round: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ A site calls, with `site.Member` (its name, `identity.Identity`, `identity.Roste
 | a train message came | `site.review(state, member, request, payload)` | the stored reply, or None |
 | trained | `site.mask(state, member, request, payload, contribution)` | `Masked` |
 | asked to unmask | `site.unmask(state, member, request)` | `UnmaskAnswer` |
+| asked to rehearse, in a run of its own | `rehearsal.rehearse(state, member, request)` | `Rehearsed` |
 | the run ends | `state.finished(run, stored)` | |
 
 What a site goes by in a slot, others' keys and its own demands, is frozen when it deals (`terms.Terms`).

@@ -111,6 +111,17 @@ class Payload:
         return cls(sha256(model).digest(), sha256(configuration).digest())
 
 
+REHEARSAL = "rehearsal-"
+"""How the id of a rehearsal's run begins (`rehearsal`), and of no other."""
+PUBLIC = Payload.of(b"a public vector", b"")
+"""What a rehearsal is about; no weights have this digest, as their bytes come in fours."""
+
+
+def rehearses(run: str) -> bool:
+    """Return whether a run is a rehearsal's."""
+    return run.startswith(REHEARSAL)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a slot's cohort must agree on, bit for bit, or their masks do not cancel."""

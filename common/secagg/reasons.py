@@ -52,6 +52,8 @@ class Reason(StrEnum):
     TOO_FEW_ANSWERS = "too-few-answers"
     UNRECOVERABLE = "unrecoverable"
     IMPOSSIBLE_SUM = "impossible-sum"
+    NOT_A_REHEARSAL = "not-a-rehearsal"
+    BAD_REHEARSAL = "bad-rehearsal"
 
 
 WORDS = {
@@ -163,6 +165,11 @@ WORDS = {
     ),
     Reason.IMPOSSIBLE_SUM: (
         "the sum is outside what honest sites can reach; abandon the slot, and look for the site at fault."
+    ),
+    Reason.NOT_A_REHEARSAL: "secrets are given away in a rehearsal's own run only; rehearse in one.",
+    Reason.BAD_REHEARSAL: (
+        "its masked public vector is not the one that everybody can compute; leave it out until its node is"
+        " mended."
     ),
 }
 

@@ -22,6 +22,7 @@ from common.secagg.messages import (
     ADVERTISE,
     MANIFEST,
     MASKED,
+    PUBLIC,
     Advertisement,
     Dealing,
     Holders,
@@ -33,6 +34,7 @@ from common.secagg.messages import (
     UnmaskAnswer,
     UnmaskRequest,
     ascending,
+    rehearses,
 )
 from common.secagg.numbers import Policy, neighbours
 from common.secagg.quantise import Contribution
@@ -114,7 +116,9 @@ def mask(
         return state, stored
     dealt, held = _held_shares(state, member, request, payload)
     plan, agreed = request.plan, request.plan.digest()
-    packed = vector.mask(plan.layout, contribution, _masks(dealt, plan, state.site))
+    packed = vector.mask(
+        plan.layout, contribution, masks(dealt.s, dealt.b, dealt.holders.degree, plan, state.site)
+    )
     signature = member.identity.sign(MASKED, plan.run, plan.slot, agreed)
     masked = Masked(plan.run, plan.slot, state.site, packed, signature)
     keys = {peer: share[: dealing.SECRET] for peer, share in held.items()}
@@ -197,7 +201,7 @@ def _held_shares(
     inside = ascending(cohort) and set(cohort) <= set(holders.sites) and state.site in cohort
     if not inside or len(cohort) < holders.threshold:
         raise refusal(Reason.BAD_COHORT)
-    if plan.payload != payload:
+    if plan.payload != payload or (payload == PUBLIC) != rehearses(state.run):
         raise refusal(Reason.OTHER_PAYLOAD)
     if len(cohort) > plan.layout.sites:
         raise refusal(Reason.OVERFLOW)
@@ -222,14 +226,14 @@ def _check_manifest(dealt: Dealt, manifest: Manifest) -> None:
         raise refusal(Reason.HOLDERS_DIFFER, manifest.site)
 
 
-def _masks(dealt: Dealt, plan: Plan, site: str) -> list[Mask]:
-    """Return this site's self mask and one mask for each of its neighbours in the cohort."""
+def masks(s: bytes, b: bytes, degree: int, plan: Plan, site: str) -> list[Mask]:
+    """Return the self mask of a site with these secrets, and one for each of its neighbours in the cohort."""
     agreed, own = plan.digest(), plan.cohort.index(site)
-    masks = [self_mask(dealt.b, plan.run, plan.slot, agreed, site)]
-    for position in neighbours(own, len(plan.cohort), dealt.holders.degree):
+    found = [self_mask(b, plan.run, plan.slot, agreed, site)]
+    for position in neighbours(own, len(plan.cohort), degree):
         peer = plan.manifests[position]
-        masks.append(pair_mask(dealt.s, site, peer.site, peer.s, plan.run, plan.slot, agreed))
-    return masks
+        found.append(pair_mask(s, site, peer.site, peer.s, plan.run, plan.slot, agreed))
+    return found
 
 
 def _check_lists(site: str, opened: Open, request: UnmaskRequest) -> None:

@@ -44,12 +44,16 @@ def shifted(
 
 
 class LyingGrid(InProcessGrid):
-    """A grid on which one hospital's masked vectors are lies; all else that it does is honest."""
+    """A grid on which one hospital's masked vectors are lies; all else that it does is honest.
+
+    A careful one is honest in rehearsals too, where it would be found out.
+    """
 
     def __init__(
-        self, app: ClientApp, nodes: list[NodeConfig], liar: str, lie: Lie, workers: int = 1
+        self, app: ClientApp, nodes: list[NodeConfig], liar: str, lie: Lie, *, careful: bool = True
     ) -> None:
-        super().__init__(app, nodes, workers=workers)
+        super().__init__(app, nodes, workers=1)
+        self._kinds = {wire.TRAIN} if careful else {wire.TRAIN, wire.REHEARSE}
         self._liar, self._lie = next(n for n, node in enumerate(nodes, 2) if node["site"] == liar), lie
         self._layouts: dict[str, Layout] = {}
 
@@ -61,7 +65,7 @@ class LyingGrid(InProcessGrid):
             ids.append(sent)
             if message.metadata.dst_node_id == self._liar and wire.is_secured(message):
                 request = wire.read_secured(message).request
-                if request and message.metadata.message_type == wire.TRAIN:
+                if request and message.metadata.message_type in self._kinds:
                     self._layouts[sent] = load(MaskRequest, request).plan.layout
         return ids
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,34 @@ def test_whoever_masks_and_never_unmasks_sits_out(five: Make) -> None:
     assert [one.sites for one in rounds] == [0, 0, 2, 2, 2, 0, 2]
     assert "given up: site-3: fewer answers" in rounds[0].missing["site-1"]
     assert rounds[2].barred == {"site-3": "sits out 4 slots: it masked and did not unmask"}
+
+
+def garbage(layout: Layout, vector: bytes) -> bytes:
+    """Return bytes that are nobody's vector."""
+    return secrets.token_bytes(len(vector))
+
+
+def test_random_bytes_for_a_masked_vector_are_found_out(five: Make) -> None:
+    """The sum is impossible once; who sent them is found on a vector that everybody knows, and left out."""
+    nodes, keys = five()
+    with LyingGrid(client_app, nodes, "site-2", garbage, careful=False) as grid:
+        each = Round(grid, settings(), keys)
+        rounds = [each.securely(server_round) for server_round in (1, 2, 3)]
+    assert [one.sites for one in rounds] == [0, 4, 4]
+    assert rounds[0].remarks == ["the sum was impossible; a rehearsal on a public vector found site-2"]
+    assert list(rounds[1].barred) == ["site-2"]
+    assert "takes no more part" in rounds[1].missing["site-2"]
+
+
+def test_who_lies_in_sums_alone_is_not_found_and_nobody_else_is_blamed(five: Make) -> None:
+    """A rehearsal names nobody then, and says so; the honest stay in."""
+    nodes, keys = five()
+    with LyingGrid(client_app, nodes, "site-2", garbage) as grid:
+        each = Round(grid, settings(), keys)
+        rounds = [each.securely(server_round) for server_round in (1, 2)]
+    assert [one.sites for one in rounds] == [0, 0]
+    assert "found nobody" in rounds[0].remarks[0]
+    assert not rounds[1].barred
 
 
 def test_one_hospital_does_not_get_the_cohorts_budget(five: Make, tmp_path: Path) -> None:
