@@ -16,7 +16,7 @@ from client.pinboard import MOST_PEERS, Pinned, from_toml, to_toml
 from common.errors import ConfigError, EnrolmentError, SecAggError, WireError
 from common.identity import fingerprint
 from common.secagg.identity import VOUCHERS, Identity, Peer
-from common.secagg.vouching import DAY, LASTS, PURPOSE, Vouch, vouch, withdraw
+from common.secagg.vouching import DAY, LASTS, PURPOSE, Vouch, vouch, vouchers, withdraw
 
 OWN, NORTH, SOUTH, EAST, WEST, EVE = (Identity.make() for _ in range(6))
 NOW = 1_800_000_000
@@ -201,6 +201,12 @@ def test_who_is_vouched_for_cannot_vouch_on(two: Peers) -> None:
     known = two.learn("own", TOLD, on, "lung")
     assert strangers(known) == 1
     assert known.roster("own", OWN, "lung").peers["west"].vouchers == ("north",)
+
+
+def test_only_confirmed_hospitals_words_count() -> None:
+    """Whatever else may lie in the file."""
+    peers = {"north": Peer(NORTH.public), "south": Peer(SOUTH.public, confirmed=True)}
+    assert vouchers(BOTH, peers, "lung", "east", EAST.public, NOW) == ("south",)
 
 
 def test_a_word_taken_back_stays_taken_back(two: Peers) -> None:
