@@ -154,3 +154,13 @@ def test_a_restored_backup_never_answers_a_slot_twice(tmp_path: Path) -> None:
     assert "another unmask request was answered" in str(desks.unmask(first, other).error.reason)
     path.write_bytes(backup)
     assert "the slot is not open here" in str(desks.unmask(first, other).error.reason)
+
+
+def test_a_threshold_below_the_default_is_not_dealt_for(tmp_path: Path) -> None:
+    """Six at t = 4 keep the inequalities; a new hospital's policy asks for the default, 5."""
+    desks = Desks(tmp_path, 6, guarded().replace("min-cohort = 3", "min-cohort = 2"))
+    first = desks.names[0]
+    reply = desks.deal(first, desks.holders(numbers=Numbers(6, 4, 5)))
+    assert "below the default" in str(reply.error.reason)
+    allow(desks, first, "low-threshold = false", "low-threshold = true")
+    assert not desks.deal(first, desks.holders(numbers=Numbers(6, 4, 5))).has_error()

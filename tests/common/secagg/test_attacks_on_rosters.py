@@ -200,3 +200,22 @@ def test_a_threshold_below_the_default_needs_the_sites_word() -> None:
     Policy(low_threshold=True).check(low, 0)
     for numbers in (usual, Numbers(13, 13, 12)):
         Policy().check(numbers, 0)
+
+
+def test_whom_a_site_suspected_when_it_unmasked_it_suspects_when_asked_again() -> None:
+    """Seven, t = 6: 5 honest at least; with one suspect at unmasking 4, also once it is trusted again."""
+    federation, layout = Federation(7), layout_for(7)
+    requests = federation.requests(federation.holders(numbers=Numbers(7, 6, 6)), layout)
+    signatures = {
+        name: federation[name].mask(request, contribution(layout, 0)).signature
+        for name, request in requests.items()
+    }
+    one, asked = federation[VICTIM], unmask_request(signatures, ())
+    peers = one.member.roster.peers
+    less = Roster({**peers, "h001": replace(peers["h001"], confirmed=False)})
+    one.member = replace(one.member, roster=less)
+    answer = one.unmask(asked)
+    one.member = replace(one.member, roster=Roster(peers), policy=Policy(min_cohort=4))
+    assert one.unmask(asked) == answer
+    one.member = replace(one.member, policy=Policy(min_cohort=5))
+    unchanged(one, "too-few-honest", one.unmask, asked)
