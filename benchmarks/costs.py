@@ -71,7 +71,7 @@ class Subject:
         learner = learner_of_algorithm(config, self.algorithm, SHAPE, torch.device("cpu"))
         tasks = [_episode(maps=config.kind.maps) for _ in range(EPISODES)]
         training, phi = config.training_of(self.algorithm), learner.initial
-        return lambda: update(learner, phi, tasks, training, seeds.generator(0), {})
+        return lambda: update(learner, phi, tasks, training, seeds.Draws.of_seed(0), {})
 
 
 def algorithms() -> dict[str, Subject]:

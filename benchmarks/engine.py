@@ -36,6 +36,7 @@ from common import weights
 from common.config import Config
 from common.initialise import learner_for
 from common.inner_loop import minibatches
+from common.seeds import Draws
 from server import evaluation, outer_loop
 from server.app import common_input_shape, initial_weights, meta_train
 from server.exchange import exchange
@@ -92,14 +93,14 @@ class Bare:
     def round(self) -> float:
         """Return the seconds of one update per site."""
         network, settings = self.learner.network, self.training
-        loss_of, generator = self.learner.task.loss, torch.Generator()
+        loss_of, draws = self.learner.task.loss, Draws.of_seed(0)
         started = time.perf_counter()
         for hospital in self.hospitals:
             cases = hospital.adaptation
             optimizer = torch.optim.SGD(network.parameters(), settings.inner_lr)
-            for chosen in minibatches(len(cases), settings.batch_size, settings.inner_steps, generator):
+            for rows, _ in minibatches(cases, settings.batch_size, settings.inner_steps, draws):
                 optimizer.zero_grad()
-                loss = loss_of(network(cases.inputs[chosen]), cases.labels[chosen])
+                loss = loss_of(network(cases.inputs[rows]), cases.labels[rows])
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         return time.perf_counter() - started

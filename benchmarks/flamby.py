@@ -168,8 +168,8 @@ class Trial:
         return weights.unpack(phi, self.initial)
 
     def _adapted(self, phi: Weights, hospital: Hospital, recipe: InnerLoop) -> float:
-        generator = seeds.generator(self.seed, "adapt", hospital.name)
-        predict = ALGORITHMS["fedavg"].adapt(self.learner, phi, hospital.adaptation, recipe, generator)
+        draws = seeds.Draws.of_seed(self.seed, "adapt", hospital.name)
+        predict = ALGORITHMS["fedavg"].adapt(self.learner, phi, hospital.adaptation, recipe, draws)
         return accuracy(self.learner, predict(hospital.test.inputs), hospital.test)
 
     def _accuracy(self, phi: Weights, hospital: Hospital) -> float:
@@ -179,10 +179,10 @@ class Trial:
         self.learner.load(self.initial)
         network = self.learner.network
         optimizer = torch.optim.Adam(network.parameters(), ADAM_LR)
-        steps, generator = EPOCHS * math.ceil(len(cases) / BATCH), seeds.generator(self.seed, "bare")
-        for chosen in minibatches(len(cases), BATCH, steps, generator):
+        steps, draws = EPOCHS * max(1, len(cases) // BATCH), seeds.Draws.of_seed(self.seed, "bare")
+        for rows, _ in minibatches(cases, BATCH, steps, draws):
             optimizer.zero_grad()
-            loss = self.learner.task.loss(network(cases.inputs[chosen]), cases.labels[chosen])
+            loss = self.learner.task.loss(network(cases.inputs[rows]), cases.labels[rows])
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return self.learner.weights()

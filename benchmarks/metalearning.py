@@ -57,7 +57,7 @@ def equality(algorithm: str, data: Characters, dtype: torch.dtype) -> dict[str, 
     for maker in rivals(algorithm):
         step, phi = made(maker, algorithm, config, dtype=dtype)
         sampled = setting.sample(data.to(dtype), seeds.generator(0, "equal"))[:2]
-        delta = step(phi, sampled, seeds.generator(0, "inner"))
+        delta = step(phi, sampled, seeds.Draws.of_seed(0, "inner"))
         phis[maker] = weights.pack(weights.add(phi, delta, scale=META_LR if plain else 1.0))
     return {maker: float((phi - phis["ours"]).abs().max()) for maker, phi in phis.items() if maker != "ours"}
 
@@ -81,7 +81,7 @@ def _prepared(maker: str, algorithm: str, size: int, over: Sequence[str]) -> Cal
     step, phi = made(maker, algorithm, config, size)
     chance = seeds.generator(0)
     sampled = [Characters(torch.rand(WAY, 20, 1, size, size, generator=chance)).episode(WAY, 1, 15, chance)]
-    return lambda: step(phi, sampled, seeds.generator(0))
+    return lambda: step(phi, sampled, seeds.Draws.of_seed(0))
 
 
 def trained(maker: str, algorithm: str, setting: Setting, data: Characters) -> Weights:
@@ -93,7 +93,7 @@ def trained(maker: str, algorithm: str, setting: Setting, data: Characters) -> W
     for number in range(training.rounds):
         sampled = setting.sample(data, seeds.generator(0, "train", number))
         here = weights.unpack(state.phi, phi)
-        delta = weights.pack(step(here, sampled, seeds.generator(0, "inner", number)))
+        delta = weights.pack(step(here, sampled, seeds.Draws.of_seed(0, "inner", number)))
         state, _ = outer_loop.apply(state, delta.double(), training.outer, training.rounds)
     return weights.unpack(state.phi, phi)
 
@@ -108,7 +108,7 @@ def accuracies(
         episode = data.episode(WAY, shot, 15, seeds.generator(0, "test", shot, number))
         alone = learner.calibrated(phi, episode.support.inputs)
         for mode, used in (("transductive", learner), ("not", alone)):
-            chance = seeds.generator(0, "adapt", number)
+            chance = seeds.Draws.of_seed(0, "adapt", number)
             predict = ALGORITHMS[algorithm].adapt(used, phi, episode.support, setting.recipe, chance)
             right = predict(episode.query.inputs).argmax(1) == episode.query.labels
             found[mode].append(float(right.double().mean()))

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from common.cases import Cases, Episode
 from common.inner_loop import minibatches
 from common.sections import Training
+from common.seeds import Draws
 from common.weights import Weights
 
 
@@ -47,7 +48,7 @@ def maml(
     phi: Weights,
     episodes: Sequence[Episode],
     training: Training,
-    _generator: torch.Generator,
+    _draws: Draws,
     _adam: Adam,
 ) -> Weights:
     """Return minus the mean gradient: of the query loss through k steps, or after them (first order)."""
@@ -75,7 +76,7 @@ def reptile(
     phi: Weights,
     episodes: Sequence[Episode],
     training: Training,
-    generator: torch.Generator,
+    draws: Draws,
     adam: Adam,
 ) -> Weights:
     """Return the mean of phi_tilde - phi, phi_tilde after k steps of an Adam that is never reset."""
@@ -83,8 +84,8 @@ def reptile(
     for episode in episodes:
         here = {name: value.clone().requires_grad_() for name, value in phi.items()}
         size, steps = training.batch_size, training.inner_steps
-        for chosen in minibatches(len(episode.support), size, steps, generator):
-            here = adam.step(here, loss(network, here, episode.support.at(chosen)), training.inner_lr)
+        for rows, _ in minibatches(episode.support, size, steps, draws):
+            here = adam.step(here, loss(network, here, episode.support.at(rows)), training.inner_lr)
         total = {name: total[name] + here[name].detach() - phi[name] for name in phi}
     return {name: value / len(episodes) for name, value in total.items()}
 
@@ -94,7 +95,7 @@ def protonet(
     phi: Weights,
     episodes: Sequence[Episode],
     training: Training,
-    _generator: torch.Generator,
+    _draws: Draws,
     adam: Adam,
 ) -> Weights:
     """Return phi_tilde - phi after one step per episode of an Adam that is never reset."""

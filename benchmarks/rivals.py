@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 WAY = 5
 BASE = ("model.norm=batch", "model.width=64", f"task.classes={[str(k) for k in range(WAY)]}")
 Step = Callable[[Weights, Sequence[Episode], torch.Generator], Weights]
-"""From phi, episodes and a generator to the delta of one outer step."""
+"""From phi, episodes and draws to the delta of one outer step."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def ours(algorithm: str, learner: Learner, config: Config) -> Step:
     update, training = ALGORITHMS[algorithm].local_update, config.training_of(algorithm)
     assert update is not None
     memory: Memory = {}
-    return lambda phi, episodes, generator: update(learner, phi, episodes, training, generator, memory).delta
+    return lambda phi, episodes, draws: update(learner, phi, episodes, training, draws, memory).delta
 
 
 def as_drawn(learner: Learner) -> nn.Module:
@@ -92,7 +92,7 @@ def by_the_paper(algorithm: str, learner: Learner, config: Config) -> Step:
     """Return the reference."""
     network, adam = as_drawn(learner), Adam()
     training, step = config.training_of(algorithm), PAPERS[algorithm]
-    return lambda phi, episodes, generator: step(network, phi, episodes, training, generator, adam)
+    return lambda phi, episodes, draws: step(network, phi, episodes, training, draws, adam)
 
 
 def by_learn2learn(algorithm: str, learner: Learner, config: Config) -> Step:

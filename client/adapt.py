@@ -19,6 +19,7 @@ from common.algorithms.algorithm import Adapt, Predictor
 from common.cases import Cases
 from common.inner_loop import InnerLoop
 from common.learner import Learner
+from common.seeds import Draws
 from common.weights import Weights
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -51,7 +52,7 @@ def adapt_safely(
     phi: Weights,
     support: Cases,
     recipe: InnerLoop,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Adapted:
     """Return phi adapted to `support`, as far as the support itself shows a gain.
 
@@ -60,11 +61,11 @@ def adapt_safely(
     """
 
     def attempt(cases: Cases) -> Predictor:
-        return adapt(learner, phi, cases, recipe, generator)
+        return adapt(learner, phi, cases, recipe, draws)
 
     before, after = partial(learner.logits, phi), attempt(support)
     losses = torch.zeros(len(SHARES), dtype=torch.float64)
-    folds = list(_folds(support, generator))
+    folds = list(_folds(support, draws))
     for learn, check in folds:
         predict, held = attempt(support.at(learn)), support.at(check)
         unadapted, adapted = before(held.inputs), predict(held.inputs)
@@ -74,9 +75,7 @@ def adapt_safely(
     return Adapted(before, after, SHARES[int(losses.argmin())] if folds else 1.0)
 
 
-def _folds(
-    support: Cases, generator: torch.Generator
-) -> Iterator[tuple[Int[Tensor, "learn"], Int[Tensor, "check"]]]:
+def _folds(support: Cases, draws: Draws) -> Iterator[tuple[Int[Tensor, "learn"], Int[Tensor, "check"]]]:
     """Yield (learn, check) index pairs, patients apart, every class spread evenly over the folds."""
     strata = support.strata
     counts = [int((strata == label).sum()) for label in torch.unique(strata)]
@@ -86,9 +85,7 @@ def _folds(
     fold_of = torch.empty(len(support), dtype=torch.int64)
     for label in torch.unique(strata):
         members = torch.nonzero(strata == label)[:, 0]
-        fold_of[members[torch.randperm(len(members), generator=generator)]] = (
-            torch.arange(len(members)) % folds
-        )
+        fold_of[members[draws.permutation(len(members))]] = torch.arange(len(members)) % folds
     for fold in range(folds):
         check = torch.nonzero(fold_of == fold)[:, 0]
         apart = ~torch.isin(support.patients, support.patients[check])

@@ -12,11 +12,12 @@ from flwr.clientapp import ClientApp
 from client import few_shot
 from client.classes import lesson
 from client.dataset import Hospital
-from client.episodes import check_episodes
+from client.floors import check_lesson
 from client.part import Part, standardised
 from client.policy import Kind, Policy, algorithms_of, at_most, check, policy_of
 from client.secure import secured
 from client.site import Node, hospital_of, prepare, size_of
+from client.standard import accept
 from common import weights, wire
 from common.algorithms import ALGORITHMS
 from common.columns import Statistics
@@ -105,8 +106,11 @@ def _part(message: Message, context: Context, kind: Kind) -> tuple[Instruction, 
     instruction, hospital = _open(message, context, kind)
     node, config = Node.of(context.node_config), from_json(instruction.config)
     if instruction.statistics:
-        hospital = standardised(hospital, Statistics.from_json(instruction.statistics))
-    return instruction, Part(node, hospital, config, instruction.algorithm)
+        told = Statistics.from_json(instruction.statistics)
+        hospital = standardised(hospital, told)
+        if node.policy_file:
+            accept(node.own_state, hospital, told, instruction.run if kind == "train" else None)
+    return instruction, Part(node, hospital, config, instruction.algorithm, instruction.statistics)
 
 
 def _phi(message: Message, part: Part) -> Weights:
@@ -120,11 +124,11 @@ def describe(message: Message, context: Context) -> Message:
     """Say what this site is: its name, the shape of a case, counts; refuse a run it cannot take part in."""
     instruction, hospital = _open(message, context, "describe")
     config = from_json(instruction.config)
+    policy = policy_of(Node.of(context.node_config).policy_file)
     for algorithm in config.experiment.algorithms:
-        if ALGORITHMS[algorithm].local_update is None:
-            continue
-        taught = lesson(hospital, config, algorithm)
-        check_episodes(taught.cases, taught.strata, config.training_of(algorithm))
+        if ALGORITHMS[algorithm].local_update:
+            taught, training = lesson(hospital, config, algorithm), config.training_of(algorithm)
+            check_lesson(policy, taught, training, ALGORITHMS[algorithm])
     shape = tuple(hospital.adaptation.inputs.shape[1:])
     site = str(context.node_config["site"])
     told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict(), hospital.columns)

@@ -29,6 +29,7 @@ from client.targets import counted, stacked, target_of
 from common.cases import Cases, concatenate
 from common.errors import DataError
 from common.sections import Data, Task
+from common.seeds import Draws
 
 Progress = Callable[[int, int], None]
 """Told how many files are done, of how many."""
@@ -70,6 +71,11 @@ class Hospital:
     def columns(self) -> int:
         """How many numeric columns the federation standardises; they are the first features."""
         return self.measured.adaptation.inputs.shape[1] if self.measured else 0
+
+    @property
+    def draws(self) -> Draws:
+        """What draws over its patients come from: without its secret nobody can choose or foretell them."""
+        return Draws(self.secret)
 
     @cached_property
     def everyone(self) -> Cases:

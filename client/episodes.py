@@ -15,15 +15,17 @@ from torch import Tensor
 from common.cases import Cases, Episode
 from common.errors import DataError
 from common.sections import Training
+from common.seeds import Draws
 
 
 def episodes(
     cases: Cases,
     classes: tuple[str, ...],
     training: Training,
-    generator: torch.Generator,
+    draws: Draws,
     *,
     halves: bool = False,
+    least: int = 1,
 ) -> list[Episode]:
     """Return the episodes that a site trains on in one round.
 
@@ -31,37 +33,23 @@ def episodes(
     algorithm that needs them apart its patients dealt at random into two `halves`. Otherwise its
     support has `shot` patients per class and its query `query` (0: as many) others where they exist;
     with `way`, of `way` classes drawn at random and re-labelled 0 to way - 1. Raises DataError where a
-    class has too few patients for that.
+    class has too few patients for that, or fewer than `least`: whatever shot is asked for, the answer
+    says nothing about smaller numbers.
     """
     if not training.shot:
         if halves:
-            return [_halves(cases, generator) for _ in range(training.episodes)]
+            return [_halves(cases, draws) for _ in range(training.episodes)]
         return [Episode(support=cases, query=cases)] * training.episodes
-    return [_episode(cases, classes, training, generator) for _ in range(training.episodes)]
+    return [_episode(cases, classes, training, draws, least) for _ in range(training.episodes)]
 
 
-def few_cases(cases: Cases, *, classes: int, shot: int, generator: torch.Generator) -> Int[Tensor, "chosen"]:
+def few_cases(cases: Cases, *, classes: int, shot: int, draws: Draws) -> Int[Tensor, "chosen"]:
     """Return the indices of `shot` patients per class, one image each, class after class.
 
     Every class must have that many patients (see `Cases.per_class`).
     """
     strata, patients = cases.strata, cases.patients
-    return torch.cat([_of_class(strata, patients, label, shot, generator) for label in range(classes)])
-
-
-def check_episodes(cases: Cases, classes: tuple[str, ...], training: Training) -> None:
-    """Raise DataError where a class has too few patients for the episodes that `training` asks for."""
-    if not training.shot:
-        return
-    patients = dict(zip(classes, cases.per_class(len(classes)), strict=True))
-    able = [name for name, count in patients.items() if count >= training.shot]
-    needed = training.way or len(classes)
-    if len(able) < needed:
-        told = ", ".join(f"{name} {count}" for name, count in patients.items())
-        raise DataError(
-            f"episodes of {training.shot} patients per class need {needed} classes with so many; here are "
-            f"{told}. Lower training.shot (0 is ordinary training) or training.way."
-        )
+    return torch.cat([_of_class(strata, patients, label, shot, draws) for label in range(classes)])
 
 
 def relabelled(cases: Cases, chosen: Sequence[int]) -> Cases:
@@ -72,25 +60,34 @@ def relabelled(cases: Cases, chosen: Sequence[int]) -> Cases:
     return Cases(cases.inputs[kept], places[cases.labels[kept]], cases.patients[kept])
 
 
-def _episode(
-    cases: Cases, classes: tuple[str, ...], training: Training, generator: torch.Generator
-) -> Episode:
-    check_episodes(cases, classes, training)
+def _able(cases: Cases, classes: tuple[str, ...], training: Training, least: int) -> list[int]:
+    """Return the classes with enough patients; DataError where they are too few for an episode."""
+    enough, needed = max(training.shot, least), training.way or len(classes)
+    able = [k for k, patients in enumerate(cases.per_class(len(classes))) if patients >= enough]
+    if len(able) < needed:
+        raise DataError(
+            f"episodes of {training.shot} patients per class need {needed} classes with at least {enough} "
+            "each, and here are fewer. Lower training.shot (0 is ordinary training) or training.way."
+        )
+    return able
+
+
+def _episode(cases: Cases, classes: tuple[str, ...], training: Training, draws: Draws, least: int) -> Episode:
+    able = _able(cases, classes, training, least)
     count = len(classes)
     if training.way:
-        able = [k for k, patients in enumerate(cases.per_class(count)) if patients >= training.shot]
-        order = torch.randperm(len(able), generator=generator)[: training.way]
+        order = draws.permutation(len(able))[: training.way]
         cases = relabelled(cases, [able[int(k)] for k in order])
         count = training.way
-    support = few_cases(cases, classes=count, shot=training.shot, generator=generator)
+    support = few_cases(cases, classes=count, shot=training.shot, draws=draws)
     asked = training.query or training.shot
     others = torch.nonzero(~torch.isin(cases.patients, cases.patients[support]))[:, 0]
     strata, patients = cases.strata[others], cases.patients[others]
-    query = torch.cat([_of_class(strata, patients, label, asked, generator) for label in range(count)])
+    query = torch.cat([_of_class(strata, patients, label, asked, draws) for label in range(count)])
     return Episode(cases.at(support), cases.at(others[query]))
 
 
-def _halves(cases: Cases, generator: torch.Generator) -> Episode:
+def _halves(cases: Cases, draws: Draws) -> Episode:
     """Return the cases of every other patient as support, of those between as query, class by class.
 
     A patient belongs to the class of the first case. Raises DataError where no patient is left to ask.
@@ -98,7 +95,7 @@ def _halves(cases: Cases, generator: torch.Generator) -> Episode:
     patients, place = torch.unique(cases.patients, return_inverse=True)
     first = torch.zeros(len(patients), dtype=torch.int64)
     first[place.flip(0)] = torch.arange(len(cases)).flip(0)
-    shuffled = torch.randperm(len(patients), generator=generator)
+    shuffled = draws.permutation(len(patients))
     support = torch.zeros(len(patients), dtype=torch.bool)
     strata = cases.strata
     for label in torch.unique(strata):
@@ -117,11 +114,11 @@ def _of_class(
     patients: Int[Tensor, "case"],
     label: int,
     shot: int,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Int[Tensor, "chosen"]:
     """Return up to `shot` patients of a class, one random image each."""
     members = torch.nonzero(strata == label)[:, 0]
-    shuffled = members[torch.randperm(len(members), generator=generator)]
+    shuffled = members[draws.permutation(len(members))]
     seen: set[int] = set()
     chosen = []
     for index, patient in zip(shuffled.tolist(), patients[shuffled].tolist(), strict=True):

@@ -1,11 +1,13 @@
 """Judging an initialisation at a hospital: adapt to K of its patients, test on its other patients.
 
-The same (seed, site, K, draw) draws the same support for every algorithm and recipe, and the same
-bootstrap resamples the same draws and test patients, so differences between algorithms are paired.
+The hospital's own secret draws. The same (seed, purpose, classes, K, draw) draws the same support for every
+algorithm and recipe, and the same bootstrap resamples the same draws and test patients, so differences
+between algorithms, and between runs of a comparison, are paired.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +20,13 @@ from client.adapt import Adapted, adapt_safely
 from client.dataset import Hospital
 from client.episodes import few_cases, relabelled
 from client.scoring import Scored, score
-from common import heads, seeds, wire
+from common import heads, wire
 from common.algorithms import Algorithm
 from common.cases import Cases
 from common.config import Config
 from common.inner_loop import InnerLoop
 from common.learner import Learner
+from common.seeds import Draws
 from common.tasks.task import Metrics
 from common.weights import Weights
 
@@ -125,11 +128,11 @@ class Judge:
         if not shot and not self._zero_shot:
             return f"{name} has no answer to these classes without a labelled case of each"
         if len(self.classes) < 2 and self.config.kind.by_class:
-            return f"{len(self.classes)} of the classes to be told apart"
+            return "fewer than two of the classes to be told apart"
         if not way:
             return cannot_judge(self.hospital, self.classes, shot)
         able = len(self._able(shot))
-        return "" if able >= way else f"{able} classes with enough patients for K = {shot}; {way} needed"
+        return "" if able >= way else f"fewer than {way} classes with enough patients for K = {shot}"
 
     def _able(self, shot: int) -> list[int]:
         """Return the classes with enough patients to adapt with and to test on."""
@@ -146,9 +149,8 @@ class Judge:
         way, adaptation, test = self.config.experiment.way, self.hospital.adaptation, self.hospital.test
         if not way:
             return Exam(adaptation, test, np.arange(len(test)), len(self.classes))
-        purpose = (question.purpose, "classes", self.hospital.name, question.shot, draw)
         able = self._able(question.shot)
-        order = torch.randperm(len(able), generator=seeds.generator(self.config.seed, *purpose))
+        order = self._draws(question, draw).child("classes").permutation(len(able))
         chosen = [able[int(place)] for place in order[:way]]
         rows = np.flatnonzero(np.isin(test.labels.numpy(), chosen))
         return Exam(relabelled(adaptation, chosen), relabelled(test, chosen), rows, way)
@@ -178,21 +180,24 @@ class Judge:
     def _adapt(self, question: Question, draw: int, exam: Exam) -> Adapted:
         """Adapt to one support draw."""
         assert question.recipe is not None  # noqa: S101 - asked only where there is a recipe
-        purpose = (question.purpose, self.hospital.name, question.shot, draw)
-        generator = seeds.generator(self.config.seed, *purpose)
-        support = exam.adaptation
+        draws, support = self._draws(question, draw), exam.adaptation
         if question.shot != wire.ALL_CASES:
-            chosen = few_cases(support, classes=exam.classes, shot=question.shot, generator=generator)
-            support = support.at(chosen)
+            mine = draws.child("support")
+            support = support.at(few_cases(support, classes=exam.classes, shot=question.shot, draws=mine))
         trained, adapt = self.algorithm.local_update is not None, self.algorithm.adapt
         if trained and self._zero_shot and self.config.adaptation.safeguard:
-            return adapt_safely(adapt, self.learner, self.phi, support, question.recipe, generator)
-        after = adapt(self.learner, self.phi, support, question.recipe, generator)
+            return adapt_safely(adapt, self.learner, self.phi, support, question.recipe, draws.child("adapt"))
+        after = adapt(self.learner, self.phi, support, question.recipe, draws.child("adapt"))
         return Adapted(partial(self.learner.logits, self.phi), after, 1.0)
 
-    def _score(self, draws: Iterable[Scored], replicates: int) -> tuple[Metrics, Metrics]:
-        task, seed, site = self.learner.task, self.config.seed, self.hospital.name
-        return score(task, draws, self.hospital.test, replicates, seed=seed, site=site)
+    def _draws(self, question: Question, draw: int) -> Draws:
+        """Return what one draw's support and order come from: the same for every algorithm and recipe."""
+        seed, classes = self.config.seed, json.dumps(self.classes)
+        return self.hospital.draws.child("judge", seed, question.purpose, question.shot, draw, classes)
+
+    def _score(self, predicted: Iterable[Scored], replicates: int) -> tuple[Metrics, Metrics]:
+        draws = self.hospital.draws.child("bootstrap", self.config.seed, json.dumps(self.classes))
+        return score(self.learner.task, predicted, self.hospital.test, replicates, draws)
 
 
 def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str:
@@ -202,7 +207,7 @@ def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str
     for name, learn, test in zip(classes, learnable, testable, strict=True):
         of = f" of class {name}" if len(classes) > 1 else ""
         if test < LEAST_TEST_PATIENTS:
-            return f"{test} test patients{of}; {LEAST_TEST_PATIENTS} needed"
+            return f"fewer than {LEAST_TEST_PATIENTS} test patients{of}"
         if learn < shot:
-            return f"{learn} patients{of} to adapt with; {shot} needed"
+            return f"fewer than {shot} patients{of} to adapt with"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 
@@ -11,10 +12,12 @@ from client import classes
 from client.dataset import Hospital
 from client.episodes import episodes
 from client.few_shot import Judge
+from client.floors import check_floors
 from client.kept import Kept
 from client.pinned import pin
+from client.policy import policy_of
 from client.site import Node, learner_of
-from common import columns, heads, seeds, weights, wire
+from common import columns, heads, weights, wire
 from common.algorithms import ALGORITHMS
 from common.algorithms.algorithm import clipped, longest_delta
 from common.cases import Cases
@@ -22,6 +25,8 @@ from common.config import Config
 from common.errors import DataError, WireError
 from common.learner import Learner, on_cpu
 from common.sections import Training
+from common.seeds import Draws
+from common.weighting import weight_of
 from common.weights import Weights
 
 
@@ -33,6 +38,8 @@ class Part:
     hospital: Hospital
     config: Config
     algorithm: str
+    statistics: str = ""
+    """What the federation standardises its numeric columns with, as it came; empty: its own."""
 
     def like(self) -> Weights:
         """Return weights of the names and shapes that cross."""
@@ -47,22 +54,38 @@ class Part:
         """
         algorithm, training = ALGORITHMS[self.algorithm], self._training
         assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
+        policy = policy_of(self.node.policy_file)
         lesson = classes.lesson(self.hospital, self.config, self.algorithm)
-        generator = seeds.generator(self.config.seed, "train", self.hospital.name, server_round)
-        tasks = episodes(lesson.cases, lesson.strata, training, generator, halves=algorithm.queries)
+        draws = self._draws(phi, server_round, clip)
+        tasks = episodes(
+            lesson.cases,
+            lesson.strata,
+            training,
+            draws.child("episodes"),
+            halves=algorithm.queries,
+            least=policy.min_count,
+        )
+        check_floors(policy, tasks, training, algorithm)
         learner = self._learner(0 if training.head == "shared" else training.way or len(lesson.classes))
         kept = Kept(self.node.own_state, run) if training.keeps else None
         memory = kept.before(server_round) if kept else {}
         own = [name for name in learner.normalisation() if name not in phi]
         begun = {**learner.initial, **{name: memory.pop(name) for name in own if name in memory}, **phi}
-        update = algorithm.local_update(learner, begun, tasks, training, generator, memory)
+        update = algorithm.local_update(learner, begun, tasks, training, draws.child("steps"), memory)
         if kept:
             kept.keep(on_cpu(memory | {name: begun[name] + update.delta[name] for name in own}), server_round)
         whole = weights.pack({name: update.delta[name] for name in phi})
         longest = longest_delta(training, len(whole), clip)
         within = float(torch.linalg.vector_norm(whole, dtype=torch.float64)) <= longest
         delta = clipped(whole, training, min(longest, max_norm))
-        return wire.Contribution(delta, update.loss_sum, update.episodes, len(lesson.cases), within)
+        weight = weight_of(training, len(torch.unique(lesson.cases.patients)))
+        return wire.Contribution(delta, update.loss_sum, update.episodes, weight, within)
+
+    def _draws(self, phi: Weights, server_round: int, clip: float) -> Draws:
+        """Return what a round draws from: another stream where anything that was chosen for it differs."""
+        told = hashlib.sha256(weights.pack(phi).numpy().tobytes()).hexdigest()
+        settings, chosen = self.config.decisive(self.algorithm), repr(clip)
+        return self.hospital.draws.child("train", settings, self.statistics, told, server_round, chosen)
 
     def sum_columns(self) -> wire.Contribution:
         """Return the sums over numeric columns of the cases that it trains on (`common.columns`)."""
@@ -72,7 +95,7 @@ class Part:
         cases = classes.lesson(measured, self.config, self.algorithm).cases
         if self.node.policy_file:
             pin(self.node.own_state, self.hospital, cases)
-        return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, len(cases), within=True)
+        return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, 1, within=True)
 
     def judge(self, phi: Weights) -> Judge:
         """Return who judges phi on this hospital's own task."""

@@ -22,6 +22,7 @@ from common.models import BACKBONES
 from common.sections import Count, Section
 from common.settings import validate
 from common.tasks import KINDS
+from common.weighting import most_weight
 from common.wire import Instruction
 
 Kind = Literal["describe", "train", "evaluate"]
@@ -220,6 +221,7 @@ def check(policy: Policy, kind: Kind, instruction: Instruction, config: Config, 
         training = config.training_of(algorithm)
         at_most(policy.max_rounds, max(training.rounds, instruction.server_round), "max-rounds")
         at_most(policy.max_steps, ALGORITHMS[algorithm].steps(training), "max-steps")
+        at_most(policy.max_weight_ratio, most_weight(training), "max-weight-ratio")
     if instruction.recipe:
         steps = wire.decode_recipe(instruction.recipe).steps
         at_most(policy.max_steps, instruction.draws * steps, "max-steps")

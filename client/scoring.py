@@ -1,7 +1,7 @@
 """Metrics of predictions, with a bootstrap over support draws and test patients.
 
-The same seed and site resample the same draws and the same patients for every algorithm, so differences
-between algorithms are paired.
+The same draws of the hospital's resample the same support draws and the same patients for every algorithm, so
+differences between algorithms are paired.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common import seeds
 from common.cases import Cases
+from common.seeds import Draws
 from common.tasks.task import Metrics, TaskKind
 
 
@@ -28,16 +28,15 @@ class Scored:
 
 
 def score(
-    task: TaskKind, draws: Iterable[Scored], test: Cases, replicates: int, *, seed: int, site: str
+    task: TaskKind, predicted: Iterable[Scored], test: Cases, replicates: int, draws: Draws
 ) -> tuple[Metrics, Metrics]:
     """Return each metric by `[draw]`, and by `[replicate]` as a mean over resampled draws."""
-    weights = np.concatenate(
-        [np.ones((1, len(test))), _bootstrap_cases(test, replicates, seed=seed, site=site)]
-    )
-    per_draw = [_metrics(task, draw, weights) for draw in draws]
+    resampled = _bootstrap_cases(test, replicates, draws.child("patients"))
+    weights = np.concatenate([np.ones((1, len(test))), resampled])
+    per_draw = [_metrics(task, draw, weights) for draw in predicted]
     table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}
-    chance = np.random.default_rng(seeds.derive(seed, "resample draws", site, len(per_draw)))
-    chosen = chance.integers(len(per_draw), size=(replicates, len(per_draw)))
+    count = len(per_draw)
+    chosen = draws.child("draws", count).below(count, replicates * count).reshape(replicates, count)
     column = np.arange(replicates)[:, None]
     return (
         {name: values[:, 0] for name, values in table.items()},
@@ -51,10 +50,10 @@ def _metrics(task: TaskKind, draw: Scored, weights: NDArray[np.float64]) -> Metr
     return task.metrics(predicted, draw.labels.numpy(), mine)
 
 
-def _bootstrap_cases(test: Cases, replicates: int, *, seed: int, site: str) -> NDArray[np.float64]:
+def _bootstrap_cases(test: Cases, replicates: int, draws: Draws) -> NDArray[np.float64]:
     """Return how often each test case counts in each replicate: whole patients are resampled."""
     patients, member = np.unique(test.patients.numpy(), return_inverse=True)
-    chance = np.random.default_rng(seeds.derive(seed, "resample patients", site))
-    even = np.full(len(patients), 1 / len(patients))
-    counts = chance.multinomial(len(patients), even, size=replicates)
-    return counts[:, member].astype(np.float64)
+    many, counts = len(patients), np.empty((replicates, len(patients)))
+    for replicate in counts:
+        replicate[:] = np.bincount(draws.below(many, many), minlength=many)
+    return counts[:, member]

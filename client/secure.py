@@ -138,6 +138,7 @@ class Desk:
         about.check(self.policy)
         request, payload = load(MaskRequest, fields.request), Payload.of(*wire.payload_of(message))
         run, slot, question = fields.run, request.plan.slot, Question.of(about.instruction, payload)
+        at_most(self.policy.max_weight_ratio, request.plan.layout.max_weight, "max-weight-ratio")
         sent = self._change(
             run,
             lambda state: (state, site.review(state, self.member, request, payload)),
@@ -190,11 +191,10 @@ class Desk:
         key = dump(("rounding", seed, self.member.site, instruction.server_round, payload.model))
         return Contribution(
             delta=told.delta.numpy(),
-            weight=min(told.cases, layout.max_weight),
+            weight=min(told.weight, layout.max_weight),
             metrics={
                 "loss-sum": told.loss_sum,
                 "episodes": told.episodes,
-                "cases": told.cases,
                 "within": told.within,
             },
             rounding_key=sha256(key).digest(),

@@ -40,6 +40,12 @@ class Cases:
         return Cases(self.inputs[index], self.labels[index], self.patients[index])
 
     @property
+    def shares(self) -> Float[Tensor, "case"] | None:
+        """How much each case weighs where every patient weighs the same; None: they have one case each."""
+        patients, place, images = torch.unique(self.patients, return_inverse=True, return_counts=True)
+        return None if len(patients) == len(self) else 1 / (images[place] * len(patients)).double()
+
+    @property
     def strata(self) -> Int[Tensor, "case"]:
         """The class of each case, over which draws are balanced; 0 throughout where labels are no classes."""
         if self.labels.ndim == 1 and not self.labels.is_floating_point():

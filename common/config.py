@@ -146,6 +146,19 @@ class Config(Section):
         """Return [training] with the algorithm's own differences."""
         return self._trainings[algorithm]
 
+    def decisive(self, algorithm: str) -> str:
+        """Return all that decides a meta-training, as text; where it runs and how it is judged do not."""
+        tables = {
+            "seed": self.seed,
+            "data": self.data.model_dump(mode="json", exclude={"hospitals"}),
+            "task": self.task.model_dump(mode="json"),
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training_of(algorithm).model_dump(mode="json"),
+            "algorithm": algorithm,
+            "unseen-classes": self.experiment.unseen_classes,
+        }
+        return json.dumps(tables, sort_keys=True)
+
     def to_json(self) -> str:
         """Return the canonical text that travels in messages and is hashed: complete, keys sorted."""
         return json.dumps(self.model_dump(by_alias=True, mode="json"), sort_keys=True)

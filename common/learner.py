@@ -87,11 +87,18 @@ class Learner:
         }
 
     def loss(
-        self, weights: Weights, inputs: Float[Tensor, "case *feature"], labels: Shaped[Tensor, "case *place"]
+        self,
+        weights: Weights,
+        inputs: Float[Tensor, "case *feature"],
+        labels: Shaped[Tensor, "case *place"],
+        shares: Float[Tensor, "case"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Return the mean loss under `weights` as a function of them, which autograd differentiates."""
+        """Return the loss under `weights` as a function of them, which autograd differentiates.
+
+        The mean over cases, or with `shares` the sum in which each weighs as much as that.
+        """
         outputs = functional_call(self.network, weights, (inputs.to(self.device),))
-        return self.task.loss(outputs, labels.to(self.device))
+        return self.task.loss(outputs, labels.to(self.device), shares)
 
     def embed(
         self, weights: Weights, inputs: Float[Tensor, "case *feature"]

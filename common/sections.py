@@ -152,7 +152,7 @@ class Training(Section):
     inner_scope: Literal["all", "adapter"] = "all"
     """What the inner loop moves."""
     batch_size: Annotated[int, Field(ge=0)] = 16
-    """Cases per inner step; 0: the whole support."""
+    """Patients per inner step at the least, one image each; 0: the whole support with all images."""
     first_order: bool = False
     """Whether MAML and ANIL take the inner loop's gradients as constants."""
     checkpoint: bool = False
@@ -177,8 +177,9 @@ class Training(Section):
     """Batch normalisation: scale and shift part of phi and statistics the batch's own; the same with
     statistics of a hospital's own images, estimated once before it adapts (recompute); or that, and
     scale and shift kept at the site as well (local)."""
-    weighting: Literal["uniform", "examples"] = "uniform"
-    """How a round's deltas are averaged."""
+    weighting: Literal["uniform", "patients"] = "uniform"
+    """How a round's deltas are averaged: all alike, or by the patients behind them, at most 8 to 1
+    (`common.weighting`)."""
     aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
     """All but the mean bear lying sites, weigh sites equally, and need each site's own delta."""
     byzantine: Annotated[int, Field(ge=0)] = 1
@@ -231,7 +232,7 @@ class Adaptation(Section):
     inner_steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (10, 50)
     optimizer: Literal["sgd", "adam"] = "adam"
     batch_size: Annotated[int, Field(ge=0)] = 0
-    """Cases per adaptation step; 0: the whole support."""
+    """Patients per adaptation step at the least, one image each; 0: the whole support with all images."""
     folds: Annotated[int, Field(ge=0)] = 2
     """Meta-training hospitals held out in turn to choose a recipe; 0: the first of each list, unchosen."""
     draws: Count = 10

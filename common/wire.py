@@ -4,7 +4,7 @@
 |---|---|---|
 | `query.describe` | configuration | site, input shape, digest, census (counts) |
 | `train` | phi, configuration, algorithm, server_round, statistics, clip | delta, sums |
-| `train` with column_sums | configuration, algorithm | sums over numeric columns (`common.columns`), cases |
+| `train` with column_sums | configuration, algorithm | sums over numeric columns (`common.columns`) |
 | `evaluate` | phi, configuration, algorithm, shot, recipe, statistics | metrics per draw and replicate |
 | `query.advertise`, `.deal`, `.unmask`, `.rehearse`, `.finish` | records of `common.secagg` | the same |
 
@@ -49,7 +49,7 @@ RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
 """Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
-SUMS = ("loss-sum", "episodes", "cases", "within")
+SUMS = ("loss-sum", "episodes", "weight", "within")
 """What a contribution has beside its delta."""
 SILENT = "did not answer in time"
 WORDS = {
@@ -126,7 +126,8 @@ class Contribution:
     delta: Float[Tensor, "parameter"]
     loss_sum: float
     episodes: int
-    cases: int
+    weight: int
+    """How much it weighs in the round's mean (`common.weighting`)."""
     within: bool
     """Whether the delta was within the round's clip before it was clipped."""
 
@@ -250,7 +251,7 @@ def reply_contribution(message: Message, contribution: Contribution) -> Message:
         {
             "loss-sum": contribution.loss_sum,
             "episodes": contribution.episodes,
-            "cases": contribution.cases,
+            "weight": contribution.weight,
             "within": int(contribution.within),
         }
     )
@@ -262,16 +263,16 @@ def read_contribution(reply: Message, parameters: int) -> Contribution:
     delta = _read_vector(reply.content.array_records, "delta", parameters)
     sums = reply.content.metric_records.get("sums", MetricRecord())
     try:
-        loss_sum, episodes, cases, within = (sums[name] for name in SUMS)
+        loss_sum, episodes, weight, within = (sums[name] for name in SUMS)
     except KeyError as error:
         raise WireError(f"sums must hold {', '.join(SUMS)}; the site runs another version.") from error
-    if not (isinstance(episodes, int) and isinstance(cases, int) and episodes > 0 and cases > 0):
-        raise WireError("episodes and cases must be positive whole numbers.")
+    if not (isinstance(episodes, int) and isinstance(weight, int) and episodes > 0 and weight > 0):
+        raise WireError("episodes and weight must be positive whole numbers.")
     if not isinstance(loss_sum, float) or not math.isfinite(loss_sum):
         raise WireError("loss-sum must be finite.")
     if within not in (0, 1):
         raise WireError("within must be 0 or 1.")
-    return Contribution(delta, loss_sum, episodes, cases, within == 1)
+    return Contribution(delta, loss_sum, episodes, weight, within == 1)
 
 
 def reply_judgement(message: Message, judgement: Judgement) -> Message:

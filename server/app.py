@@ -111,12 +111,7 @@ def identity(config: Config, algorithm: str, digests: Mapping[str, str]) -> str:
     otherwise, makes it another training.
     """
     decisive = {
-        "seed": config.seed,
-        "task": config.task.model_dump(mode="json"),
-        "model": config.model.model_dump(mode="json"),
-        "training": config.training_of(algorithm).model_dump(mode="json"),
-        "algorithm": algorithm,
-        "unseen-classes": config.experiment.unseen_classes,
+        "settings": config.decisive(algorithm),
         "sites": dict(digests),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

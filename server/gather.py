@@ -14,6 +14,7 @@ from common import wire
 from common.algorithms.algorithm import longest_delta
 from common.errors import DataError, SecAggError, WireError
 from common.sections import Training
+from common.weighting import most_weight
 from server.aggregate import aggregator, in_order
 from server.exchange import exchange
 from server.outer_loop import Vector
@@ -65,10 +66,9 @@ class Plain:
         """Return what the replies of a round's cohort bring together; no delta is longer than `clip`."""
         found = Gathered(dict.fromkeys(cohort, wire.SILENT))
         deltas = aggregator(self.training, self.parameters)
-        by_cases = self.training.weighting == "examples"
         for site, contribution in self._usable(cohort, replies, found.missing, clip):
             del found.missing[site]
-            deltas.add(contribution.delta, float(contribution.cases) if by_cases else 1.0)
+            deltas.add(contribution.delta, float(contribution.weight))
             found.sites += 1
             found.episodes += contribution.episodes
             found.loss_sum += contribution.loss_sum
@@ -92,6 +92,8 @@ class Plain:
         if reply.has_error():
             raise WireError(why(site, reply))
         contribution = wire.read_contribution(reply, self.parameters)
+        if contribution.weight > (most := most_weight(self.training)):
+            raise WireError(f"weighs {contribution.weight}, and none may weigh more than {most}.")
         longest = longest_delta(self.training, self.parameters, clip)
         length = float(torch.linalg.vector_norm(contribution.delta, dtype=torch.float64))
         if length > longest * (1 + ROUNDING):

@@ -5,27 +5,26 @@ from __future__ import annotations
 from common.algorithms.algorithm import longest_coordinate, longest_delta
 from common.secagg.layout import Layout, Metric
 from common.sections import Training
+from common.weighting import most_weight
 
 WIDEST = 32
 """Bits of a sum at most."""
-MOST_LOSS, MOST_CASES = 1e4, 1e7
-"""Bounds of what rides in the sum: mean loss of an episode in nats, cases of a site."""
+MOST_LOSS = 1e4
+"""Bound of what rides in the sum: mean loss of an episode in nats."""
 
 
 def layout_of(training: Training, bits: int, parameters: int, holders: int, clip: float = 0.0) -> Layout:
     """Return the shape and bounds of every vector of a slot of so many holders, in a round with this clip."""
-    by_cases = training.weighting == "examples"
     return Layout(
         parameters=parameters,
         sites=holders,
         clip_norm=longest_delta(training, parameters, clip),
         coordinate_range=longest_coordinate(training, clip),
         bits=bits,
-        max_weight=max(1, 2 ** (WIDEST - bits) // holders) if by_cases else 1,
+        max_weight=min(most_weight(training), max(1, 2 ** (WIDEST - bits) // holders)),
         metrics=(
             Metric("loss-sum", 0.0, MOST_LOSS * training.episodes, 1e-6),
             Metric("episodes", 0.0, float(training.episodes)),
-            Metric("cases", 0.0, MOST_CASES),
             Metric("within", 0.0, 1.0),
         ),
     )

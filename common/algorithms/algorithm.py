@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from common import weights
@@ -20,6 +19,7 @@ from common.inner_loop import InnerLoop, inner_loop
 from common.learner import Learner
 from common.optimizer import Memory
 from common.sections import Training
+from common.seeds import Draws
 from common.weights import Weights
 
 Predictor = Callable[[Tensor], Tensor]
@@ -36,16 +36,14 @@ class Update:
     episodes: int
 
 
-LocalUpdate = Callable[[Learner, Weights, Sequence[Episode], Training, torch.Generator, Memory], Update]
+LocalUpdate = Callable[[Learner, Weights, Sequence[Episode], Training, Draws, Memory], Update]
 """The site's half; it writes into the memory what the site's inner optimiser is to remember."""
-Adapt = Callable[[Learner, Weights, Cases, InnerLoop, torch.Generator], Predictor]
+Adapt = Callable[[Learner, Weights, Cases, InnerLoop, Draws], Predictor]
 
 
-def fine_tune(
-    learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, generator: torch.Generator
-) -> Predictor:
+def fine_tune(learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, draws: Draws) -> Predictor:
     """Adapt as gradient-based algorithms do: an inner loop from phi on the support."""
-    phi_tilde, _ = inner_loop(learner, phi, support, recipe, generator)
+    phi_tilde, _ = inner_loop(learner, phi, support, recipe, draws)
     return lambda inputs: learner.logits(phi_tilde, inputs)
 
 

@@ -22,6 +22,7 @@ from common.inner_loop import minibatches
 from common.learner import Learner, on_cpu
 from common.optimizer import Memory
 from common.sections import Training
+from common.seeds import Draws
 from common.weights import Weights
 
 
@@ -30,26 +31,26 @@ def local_update(
     phi: Weights,
     episodes: Sequence[Episode],
     training: Training,
-    generator: torch.Generator,
+    draws: Draws,
     _memory: Memory,
 ) -> Update:
     """Return minus the mean over episodes of g, and the query losses."""
     gradients, losses = zip(
-        *(outer_gradient(learner, phi, episode, training, generator) for episode in episodes), strict=True
+        *(outer_gradient(learner, phi, episode, training, draws) for episode in episodes), strict=True
     )
     return Update(weights.scale(weights.mean(gradients), -1.0), sum(losses), len(episodes))
 
 
 def outer_gradient(
-    learner: Learner, phi: Weights, episode: Episode, training: Training, generator: torch.Generator
+    learner: Learner, phi: Weights, episode: Episode, training: Training, draws: Draws
 ) -> tuple[Weights, float]:
     """Return the gradient by phi of an episode's query loss after its inner loop, and that loss."""
     leaves, support, query = learner.leaves(phi), episode.support, episode.query
     known, asked = learner.embed(leaves, support.inputs), learner.embed(leaves, query.inputs)
     adapter = {name: leaves[name] for name in learner.names("adapter")}
     task = learner.task
-    for chosen in minibatches(len(support), training.batch_size, training.inner_steps, generator):
-        loss = task.loss(learner.adapter(adapter, known[chosen]), support.labels[chosen])
+    for rows, shares in minibatches(support, training.batch_size, training.inner_steps, draws):
+        loss = task.loss(learner.adapter(adapter, known[rows]), support.labels[rows], shares)
         gradients = torch.autograd.grad(
             loss, list(adapter.values()), create_graph=not training.first_order, retain_graph=True
         )
@@ -57,7 +58,7 @@ def outer_gradient(
             name: value - training.inner_lr * gradient
             for (name, value), gradient in zip(adapter.items(), gradients, strict=True)
         }
-    outer = task.loss(learner.adapter(adapter, asked), query.labels)
+    outer = task.loss(learner.adapter(adapter, asked), query.labels, query.shares)
     found = torch.autograd.grad(outer, list(leaves.values()))
     return on_cpu(dict(zip(leaves, found, strict=True))), float(outer.detach())
 

@@ -19,5 +19,5 @@ fedavg = Algorithm(
     name="fedavg",
     paper="arXiv 1602.05629",
     local_update=local_update,
-    identity={"weighting": "examples", "proximal": 0.0, "outer": ADOPT_THE_MEAN},
+    identity={"weighting": "patients", "proximal": 0.0, "outer": ADOPT_THE_MEAN},
 )

@@ -29,6 +29,7 @@ from common.inner_loop import InnerLoop, inner_loop, minibatches
 from common.learner import PREDICTION_BATCH, Learner, on_cpu
 from common.optimizer import Memory
 from common.sections import Training
+from common.seeds import Draws
 from common.weights import Weights
 
 Gradients = tuple[Tensor, ...]
@@ -43,14 +44,14 @@ def local_update(
     phi: Weights,
     episodes: Sequence[Episode],
     training: Training,
-    generator: torch.Generator,
+    draws: Draws,
     memory: Memory,
 ) -> Update:
     """Return minus the sum over meta-steps of the mean over episodes of g, and the query losses."""
     here, steps, loss_sum = phi, [], 0.0
     for turn in range(training.meta_steps):
         dealt = episodes[turn :: training.meta_steps]
-        found = [outer_gradient(learner, here, episode, training, generator, memory) for episode in dealt]
+        found = [outer_gradient(learner, here, episode, training, draws, memory) for episode in dealt]
         steps.append(weights.mean([outer for outer, _ in found]))
         here = weights.add(here, steps[-1], scale=-training.meta_step_lr)
         loss_sum += sum(loss for _, loss in found)
@@ -63,16 +64,16 @@ def outer_gradient(
     phi: Weights,
     episode: Episode,
     training: Training,
-    generator: torch.Generator,
+    draws: Draws,
     memory: Memory,
 ) -> tuple[Weights, float]:
     """Return the gradient by phi of an episode's query loss after its inner loop, and that loss."""
     inner = inner_settings(training)
     if training.first_order:
-        phi_tilde, _ = inner_loop(learner, phi, episode.support, inner, generator, memory)
+        phi_tilde, _ = inner_loop(learner, phi, episode.support, inner, draws, memory)
         outer, loss = gradient(learner, phi_tilde, episode.query)
         return on_cpu(outer), loss
-    phi_tilde, steps = _descend(learner, phi, episode.support, inner, generator, keep=not training.checkpoint)
+    phi_tilde, steps = _descend(learner, phi, episode.support, inner, draws, keep=not training.checkpoint)
     outer, loss = gradient(learner, phi_tilde, episode.query)
     for step in reversed(steps):
         outer = step.pull_back(learner, outer, inner.lr)
@@ -80,11 +81,12 @@ def outer_gradient(
 
 
 def gradient(learner: Learner, at: Weights, cases: Cases) -> tuple[Weights, float]:
-    """Return the gradient and the value of the mean loss over `cases`, some at a time to bound memory."""
-    leaves = learner.leaves(at)
+    """Return gradient and value of the mean loss over patients, some cases at a time to bound memory."""
+    leaves, shares = learner.leaves(at), cases.shares
+    shares = torch.full((len(cases),), 1 / len(cases), dtype=torch.float64) if shares is None else shares
     parts = []
     for index in torch.split(torch.arange(len(cases)), PREDICTION_BATCH):
-        loss = learner.loss(leaves, cases.inputs[index], cases.labels[index]) * (len(index) / len(cases))
+        loss = learner.loss(leaves, cases.inputs[index], cases.labels[index], shares[index])
         parts.append((loss.detach(), torch.autograd.grad(loss, list(leaves.values()))))
     sums = [torch.stack(parts_of).sum(0) for parts_of in zip(*(found for _, found in parts), strict=True)]
     return dict(zip(leaves, sums, strict=True)), float(sum(loss for loss, _ in parts))
@@ -98,11 +100,12 @@ class _Step:
     moving: Sequence[str]
     inputs: Tensor
     labels: Tensor
+    shares: Tensor | None
     kept: Gradients = ()
 
     def gradient(self, learner: Learner, *, graph: bool) -> Gradients:
         """Return the support loss's gradient in the order of `moving`."""
-        loss = learner.loss(self.leaves, self.inputs, self.labels)
+        loss = learner.loss(self.leaves, self.inputs, self.labels, self.shares)
         return torch.autograd.grad(loss, [self.leaves[name] for name in self.moving], create_graph=graph)
 
     def pull_back(self, learner: Learner, outer: Weights, lr: float) -> Weights:
@@ -121,14 +124,14 @@ def _descend(
     phi: Weights,
     support: Cases,
     inner: InnerLoop,
-    generator: torch.Generator,
+    draws: Draws,
     *,
     keep: bool,
 ) -> tuple[Weights, list[_Step]]:
     """Return phi_k and the k steps of SGD that lead there; `keep` their graphs."""
     moving, here, steps = learner.names(inner.scope), phi, []
-    for chosen in minibatches(len(support), inner.batch_size, inner.steps, generator):
-        step = _Step(learner.leaves(here), moving, support.inputs[chosen], support.labels[chosen])
+    for rows, shares in minibatches(support, inner.batch_size, inner.steps, draws):
+        step = _Step(learner.leaves(here), moving, support.inputs[rows], support.labels[rows], shares)
         found = step.gradient(learner, graph=keep)
         steps.append(replace(step, kept=found) if keep else step)
         downhill = dict(zip(moving, found, strict=True))

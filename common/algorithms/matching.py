@@ -13,38 +13,42 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot, steps
+from common.algorithms.metric import (
+    IDENTITY,
+    BySupport,
+    Compare,
+    Embedded,
+    Episodic,
+    classify,
+    one_hot,
+    steps,
+)
 from common.models.full_context import FullContext
 
 TEMPERATURE = 0.1
 
 
 def score(
-    _compare: Compare,
-    known: Float[Tensor, "shot feature"],
-    labels: Int[Tensor, "shot"],
-    asked: Float[Tensor, "case feature"],
+    _compare: Compare, known: Embedded, asked: Float[Tensor, "case feature"]
 ) -> Float[Tensor, "case klass"]:
-    """Return the logarithm of each class's share of the attention."""
-    attention = (normalize(asked, dim=1) @ normalize(known, dim=1).T / TEMPERATURE).log_softmax(1)
-    elsewhere = one_hot(labels).T == 0
+    """Return the logarithm of each class's share of the attention, in which every patient weighs the same."""
+    nearness = normalize(asked, dim=1) @ normalize(known.features, dim=1).T / TEMPERATURE
+    attention = (nearness + known.by_class.sum(1).log()).log_softmax(1)
+    elsewhere = one_hot(known.labels).T == 0
     return attention[:, None].masked_fill(elsewhere, -torch.inf).logsumexp(2)
 
 
 def score_in_context(
-    compare: Compare,
-    known: Float[Tensor, "shot feature"],
-    labels: Int[Tensor, "shot"],
-    asked: Float[Tensor, "case feature"],
+    compare: Compare, known: Embedded, asked: Float[Tensor, "case feature"]
 ) -> Float[Tensor, "case klass"]:
     """Return the same of full-context embeddings."""
-    both = compare(known, asked)
-    return score(compare, both[: len(known)], labels, both[len(known) :])
+    both, shot = compare(known.features, asked), len(known.labels)
+    return score(compare, replace(known, features=both[:shot]), both[shot:])
 
 
 matching = Algorithm(

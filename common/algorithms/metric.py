@@ -26,17 +26,34 @@ from common.inner_loop import InnerLoop
 from common.learner import Learner, on_cpu
 from common.optimizer import Memory, optimizer_of
 from common.sections import Training
+from common.seeds import Draws
 from common.weights import Weights
 
 Compare = Callable[..., Tensor]
 """The network's adapter, as a function of features."""
-Score = Callable[
-    [Compare, Float[Tensor, "shot feature"], Int[Tensor, "shot"], Float[Tensor, "case feature"]],
-    Float[Tensor, "case klass"],
-]
-"""From support features, their labels from 0 and query features to a score per class: more is likelier."""
-Loss = Callable[[Learner, Compare, Tensor, Tensor, Tensor, Tensor], Float[Tensor, ""]]
-"""From support features and labels, query features and labels to what an episode minimises."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Cases as a network's backbone sees them."""
+
+    features: Float[Tensor, "case feature"]
+    labels: Int[Tensor, "case"]
+    """From 0, without gaps in a support."""
+    shares: Float[Tensor, "case"] | None = None
+    """How much each weighs, so that every patient weighs the same; None: one case each."""
+
+    @property
+    def by_class(self) -> Float[Tensor, "case klass"]:
+        """A column per class, with how much each of its cases weighs."""
+        members = one_hot(self.labels).to(self.features.dtype)
+        return members if self.shares is None else members * self.shares.to(members)[:, None]
+
+
+Score = Callable[[Compare, Embedded, Float[Tensor, "case feature"]], Float[Tensor, "case klass"]]
+"""From a support and query features to a score per class: more is likelier."""
+Loss = Callable[[Learner, Compare, Embedded, Embedded], Float[Tensor, ""]]
+"""From support and query to what an episode minimises."""
 
 IDENTITY: dict[str, Any] = {"proximal": 0.0, "outer": ADOPT_THE_MEAN}
 
@@ -53,7 +70,7 @@ class Episodic:
         phi: Weights,
         episodes: Sequence[Episode],
         training: Training,
-        generator: torch.Generator,
+        draws: Draws,
         memory: Memory,
     ) -> Update:
         """Return phi_tilde - phi after one step per episode, and the query losses."""
@@ -63,13 +80,15 @@ class Episodic:
         for episode in episodes:
             optimizer.zero_grad()
             support, query = _alike(episode)
-            known, asked = learner.embed(here, support.inputs), learner.embed(here, query.inputs)
 
             def compare(*features: Tensor) -> Tensor:
                 return learner.adapter(here, *features)
 
-            truth = support.labels.to(learner.device), query.labels.to(learner.device)
-            loss = self.loss(learner, compare, known, truth[0], asked, truth[1])
+            known, asked = (
+                Embedded(learner.embed(here, side.inputs), side.labels.to(learner.device), side.shares)
+                for side in (support, query)
+            )
+            loss = self.loss(learner, compare, known, asked)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += float(loss.detach())
@@ -83,19 +102,20 @@ class BySupport:
     score: Score
 
     def __call__(
-        self, learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, generator: torch.Generator
+        self, learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, draws: Draws
     ) -> Predictor:
         """Return the predictor; the recipe has nothing to say. DataError where a class has no case."""
         count = int(support.labels.max()) + 1
         if len(torch.unique(support.labels)) < count:
             raise DataError("a class has no case to compare with; give at least one of every class.")
         learner.load(phi)
-        known, labels = learner.features(support.inputs), support.labels.to(learner.device)
+        features, labels = learner.features(support.inputs), support.labels.to(learner.device)
+        known = Embedded(features, labels, support.shares)
 
         def predict(inputs: Tensor) -> Tensor:
             learner.load(phi)
             with torch.no_grad():
-                scores = self.score(learner.network.adapter, known, labels, learner.features(inputs))
+                scores = self.score(learner.network.adapter, known, learner.features(inputs))
             return _outputs(learner, scores).cpu()
 
         return predict
@@ -104,10 +124,9 @@ class BySupport:
 def classify(score: Score) -> Loss:
     """Return the loss of the class probabilities that the scores stand for."""
 
-    def loss(
-        learner: Learner, compare: Compare, known: Tensor, labels: Tensor, asked: Tensor, truth: Tensor
-    ) -> Tensor:
-        return learner.task.loss(_outputs(learner, score(compare, known, labels, asked)), truth)
+    def loss(learner: Learner, compare: Compare, known: Embedded, asked: Embedded) -> Tensor:
+        outputs = _outputs(learner, score(compare, known, asked.features))
+        return learner.task.loss(outputs, asked.labels, asked.shares)
 
     return loss
 

@@ -1,28 +1,26 @@
 """Prototypical Networks (Snell, Swersky and Zemel 2017, arXiv 1703.05175).
 
-A class's prototype is the mean of its support's features, c_k = mean of f(x_i) over y_i = k, and
+A class's prototype is the mean of its support's features, c_k = mean of f(x_i) over y_i = k, in which every
+patient weighs the same, and
 
     p(y = k | x) = softmax over k of -|f(x) - c_k|^2
 """
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, classify, one_hot, steps
+from common.algorithms.metric import IDENTITY, BySupport, Compare, Embedded, Episodic, classify, steps
 
 
 def score(
-    _compare: Compare,
-    known: Float[Tensor, "shot feature"],
-    labels: Int[Tensor, "shot"],
-    asked: Float[Tensor, "case feature"],
+    _compare: Compare, known: Embedded, asked: Float[Tensor, "case feature"]
 ) -> Float[Tensor, "case klass"]:
     """Return minus the squared Euclidean distance to each class's prototype."""
-    members = one_hot(labels).to(known.dtype)
-    prototypes = (members.T @ known) / members.sum(0)[:, None]
+    members = known.by_class
+    prototypes = (members.T @ known.features) / members.sum(0)[:, None]
     return -(asked[:, None] - prototypes).square().sum(2)
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from common import weights
 from common.algorithms.algorithm import Algorithm, Update, inner_settings
 from common.cases import Episode
@@ -19,6 +17,7 @@ from common.inner_loop import inner_loop
 from common.learner import Learner
 from common.optimizer import Memory
 from common.sections import Training
+from common.seeds import Draws
 from common.weights import Weights
 
 
@@ -27,13 +26,13 @@ def local_update(
     phi: Weights,
     episodes: Sequence[Episode],
     training: Training,
-    generator: torch.Generator,
+    draws: Draws,
     memory: Memory,
 ) -> Update:
     """Return the mean over episodes of phi_tilde - phi."""
     settings = inner_settings(training)
     adapted, losses = zip(
-        *(inner_loop(learner, phi, episode.support, settings, generator, memory) for episode in episodes),
+        *(inner_loop(learner, phi, episode.support, settings, draws, memory) for episode in episodes),
         strict=True,
     )
     delta = weights.subtract(weights.mean(adapted), phi)

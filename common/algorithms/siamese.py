@@ -2,21 +2,22 @@
 
     p(x and x_i are of one class) = sigmoid(b - |w| . |f(x) - f(x_i)|)
 
-is learned on all pairs of an episode's query and support by logistic loss, pairs of one class and pairs of
-two weighing the same; a case is of the class of the support case that is likeliest to be its like. The
-weights w belong to no class, so they cross the wire with f. The paper lets them have either sign; but then
-most features of a few sites come to speak for likeness where they differ, and at a new site that is wrong.
+is learned on all pairs of an episode's query and support by logistic loss, a query case's pairs of one class
+and its pairs of two weighing the same; a case is of the class of the support case that is likeliest to be
+its like. The weights w belong to no class, so they cross the wire with f. The paper lets them have either
+sign; but then most features of a few sites come to speak for likeness where they differ, and at a new site
+that is wrong.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from common.algorithms.algorithm import Algorithm
-from common.algorithms.metric import IDENTITY, BySupport, Compare, Episodic, one_hot, steps
+from common.algorithms.metric import IDENTITY, BySupport, Compare, Embedded, Episodic, one_hot, steps
 from common.learner import Learner
 
 
@@ -40,24 +41,22 @@ def pairs(
 
 
 def score(
-    compare: Compare,
-    known: Float[Tensor, "shot feature"],
-    labels: Int[Tensor, "shot"],
-    asked: Float[Tensor, "case feature"],
+    compare: Compare, known: Embedded, asked: Float[Tensor, "case feature"]
 ) -> Float[Tensor, "case klass"]:
     """Return each class's largest logit over its support cases."""
-    elsewhere = one_hot(labels).T == 0
-    return pairs(compare, known, asked)[:, None].masked_fill(elsewhere, -torch.inf).amax(2)
+    elsewhere = one_hot(known.labels).T == 0
+    return pairs(compare, known.features, asked)[:, None].masked_fill(elsewhere, -torch.inf).amax(2)
 
 
-def loss(
-    _learner: Learner, compare: Compare, known: Tensor, labels: Tensor, asked: Tensor, truth: Tensor
-) -> Float[Tensor, ""]:
-    """Return the logistic loss of all pairs, like and unlike ones weighing the same together."""
-    like = (truth[:, None] == labels).float()
-    logits = pairs(compare, known, asked)
-    weight = like / like.sum() + (1 - like) / (1 - like).sum()
-    return binary_cross_entropy_with_logits(logits, like, weight / 2, reduction="sum")
+def loss(_learner: Learner, compare: Compare, known: Embedded, asked: Embedded) -> Float[Tensor, ""]:
+    """Return the logistic loss of all pairs, each query patient's like and unlike ones weighing the same."""
+    logits = pairs(compare, known.features, asked.features)
+    like = (asked.labels[:, None] == known.labels).to(logits.dtype)
+    present = known.by_class.sum(1)
+    same, other = like * present, (1 - like) * present
+    weight = same / same.sum(1, keepdim=True) + other / other.sum(1, keepdim=True)
+    each = binary_cross_entropy_with_logits(logits, like, weight / 2, reduction="none").sum(1)
+    return each.mean() if asked.shares is None else each @ asked.shares.to(each)
 
 
 siamese = Algorithm(

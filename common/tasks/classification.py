@@ -34,7 +34,7 @@ def kind(_task: Task) -> TaskKind:
     return TaskKind(
         outputs=outputs,
         head=nn.Linear,
-        loss=loss,
+        losses=losses,
         predictions=probabilities,
         metrics=metrics,
         titles=TITLES,
@@ -48,11 +48,12 @@ def outputs(classes: int) -> int:
     return 1 if classes == 2 else classes
 
 
-def loss(logits: Float[Tensor, "case output"], labels: Int[Tensor, "case"]) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy in nats."""
+def losses(logits: Float[Tensor, "case output"], labels: Int[Tensor, "case"]) -> Float[Tensor, "case"]:
+    """Return each case's cross-entropy in nats."""
     if logits.shape[1] == 1:
-        return functional.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits.dtype))
-    return functional.cross_entropy(logits, labels)
+        truth = labels.to(logits.dtype)
+        return functional.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="none")
+    return functional.cross_entropy(logits, labels, reduction="none")
 
 
 def from_scores(scores: Float[Tensor, "case klass"]) -> Float[Tensor, "case output"]:

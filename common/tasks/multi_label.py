@@ -25,7 +25,7 @@ def kind(_task: Task) -> TaskKind:
     return TaskKind(
         outputs=outputs,
         head=nn.Linear,
-        loss=loss,
+        losses=losses,
         predictions=probabilities,
         metrics=metrics,
         titles=TITLES,
@@ -38,13 +38,15 @@ def outputs(targets: int) -> int:
     return targets
 
 
-def loss(logits: Float[Tensor, "case finding"], labels: Int[Tensor, "case finding"]) -> Float[Tensor, ""]:
-    """Return the mean binary cross-entropy in nats over the labels that are known; 0 where none is."""
+def losses(
+    logits: Float[Tensor, "case finding"], labels: Int[Tensor, "case finding"]
+) -> Float[Tensor, "case"]:
+    """Return each case's mean binary cross-entropy in nats over its known labels; 0 where none is."""
     known = (labels != UNKNOWN).to(logits.dtype)
     each = functional.binary_cross_entropy_with_logits(
-        logits, labels.clamp(min=0).to(logits.dtype), weight=known, reduction="sum"
+        logits, labels.clamp(min=0).to(logits.dtype), weight=known, reduction="none"
     )
-    return each / known.sum().clamp(min=1)
+    return each.sum(1) / known.sum(1).clamp(min=1)
 
 
 def probabilities(logits: Float[Tensor, "case finding"]) -> Float[Tensor, "case finding"]:

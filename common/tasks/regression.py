@@ -29,7 +29,7 @@ def kind(task: Task) -> TaskKind:
     return TaskKind(
         outputs=outputs,
         head=nn.Linear,
-        loss=partial(loss, center=task.center, spread=task.spread),
+        losses=partial(losses, center=task.center, spread=task.spread),
         predictions=partial(predictions, center=task.center, spread=task.spread),
         metrics=metrics,
         titles=TITLES,
@@ -42,11 +42,12 @@ def outputs(targets: int) -> int:
     return targets
 
 
-def loss(
+def losses(
     predicted: Float[Tensor, "case 1"], labels: Float[Tensor, "case"], *, center: float, spread: float
-) -> Float[Tensor, ""]:
-    """Return the mean squared error in units of `spread`."""
-    return functional.mse_loss(predicted[:, 0], (labels.to(predicted.dtype) - center) / spread)
+) -> Float[Tensor, "case"]:
+    """Return each case's squared error in units of `spread`."""
+    truth = (labels.to(predicted.dtype) - center) / spread
+    return functional.mse_loss(predicted[:, 0], truth, reduction="none")
 
 
 def predictions(predicted: Float[Tensor, "case 1"], *, center: float, spread: float) -> Float[Tensor, "case"]:

@@ -1,6 +1,6 @@
 """Segmentation: every pixel is of one class, the first of which is background.
 
-Two classes share one logit a pixel, more have one each. The loss is Dice plus cross-entropy, of MONAI.
+Two classes share one logit a pixel, more have one each. The loss is Dice, of MONAI, plus cross-entropy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.sections import Task
+from common.tasks import classification
 from common.tasks.classification import outputs
 from common.tasks.means import mean_of_known, weighted_mean_of_known
 from common.tasks.task import Metrics, TaskKind
@@ -31,7 +32,7 @@ def kind(task: Task) -> TaskKind:
     return TaskKind(
         outputs=outputs,
         head=partial(nn.Conv2d, kernel_size=1),
-        loss=loss,
+        losses=losses,
         predictions=predictions,
         metrics=partial(metrics, classes=len(task.classes)),
         titles=TITLES,
@@ -40,18 +41,29 @@ def kind(task: Task) -> TaskKind:
     )
 
 
-def loss(
+def losses(
     logits: Float[Tensor, "case output height width"], labels: Num[Tensor, "case height width"]
-) -> Float[Tensor, ""]:
-    """Return one less the mean soft Dice of the foreground classes, plus the mean cross-entropy in nats."""
-    from monai.losses.dice import DiceCELoss
+) -> Float[Tensor, "case"]:
+    """Return each case's 1 - mean soft Dice of the foreground classes, plus its cross-entropy in nats."""
+    from monai.losses.dice import DiceLoss
 
     single = logits.shape[1] == 1
-    criterion = DiceCELoss(
-        include_background=single, to_onehot_y=not single, sigmoid=single, softmax=not single
+    criterion = DiceLoss(
+        include_background=single,
+        to_onehot_y=not single,
+        sigmoid=single,
+        softmax=not single,
+        reduction="none",
     )
-    total: Tensor = criterion(logits, labels[:, None].to(logits.dtype))
-    return total
+    overlap: Tensor = criterion(logits, labels[:, None].to(logits.dtype)).flatten(1).mean(1)
+    return overlap + classification.losses(_by_pixel(logits), labels.long().flatten()).view(
+        len(labels), -1
+    ).mean(1)
+
+
+def _by_pixel(logits: Float[Tensor, "case output height width"]) -> Float[Tensor, "pixel output"]:
+    """Return every pixel as a case of its own."""
+    return logits.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def predictions(

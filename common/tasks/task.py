@@ -21,8 +21,8 @@ class TaskKind:
     """How many outputs a network needs for so many targets (see `Task.targets`)."""
     head: Callable[[int, int], nn.Module]
     """From the numbers of features and of outputs to a head with an output per target."""
-    loss: Callable[[Tensor, Tensor], Tensor]
-    """From outputs `[case, output, *place]` and labels `[case, *place]` to a scalar."""
+    losses: Callable[[Tensor, Tensor], Tensor]
+    """From outputs `[case, output, *place]` and labels `[case, *place]` to each case's loss `[case]`."""
     predictions: Callable[[Tensor], Tensor]
     """From outputs to what the metrics judge."""
     metrics: Callable[[NDArray[Any], NDArray[Any], NDArray[np.float64]], Metrics]
@@ -35,6 +35,11 @@ class TaskKind:
     case is not of one class, so that cases cannot be compared by their classes."""
     maps: bool = False
     """Whether every pixel is asked about, so that a network must make maps."""
+
+    def loss(self, outputs: Tensor, labels: Tensor, shares: Tensor | None = None) -> Tensor:
+        """Return the mean loss, or with `shares` `[case]` the sum in which each case weighs that much."""
+        each = self.losses(outputs, labels)
+        return each.mean() if shares is None else each @ shares.to(each)
 
     @property
     def by_class(self) -> bool:

@@ -67,7 +67,7 @@ def hold(config: Config, training: Training, phi: Vector, deltas: Mapping[str, V
         contribution = Contribution(
             delta=deltas[one].numpy(),
             weight=1,
-            metrics={"loss-sum": 0.0, "episodes": 1.0, "cases": 1.0, "within": 1.0},
+            metrics={"loss-sum": 0.0, "episodes": 1.0, "within": 1.0},
             rounding_key=sha256(dump(("rounding", seeds.derive(config.seed, "attack", name, one)))).digest(),
         )
         states[one], sent = site.mask(states[one], member, requests[one], payload, contribution)

@@ -16,6 +16,7 @@ from common.config import Config
 from common.initialise import learner_for
 from common.learner import Learner
 from common.sections import Training
+from common.seeds import Draws
 from common.weights import Weights
 from simulation.attack.cohort import Sight, Vector, hold
 from simulation.attack.inversion import Prior, Puzzle, invert
@@ -180,10 +181,10 @@ def _delta(
 ) -> Vector:
     """Return what a hospital sends that has these cases alone."""
     training = setting.training(config.training_of(algorithm))
-    generator = seeds.generator(config.seed, "attack", "train", site)
+    draws = Draws.of_seed(config.seed, "attack", "train", site)
     update_of = ALGORITHMS[algorithm].local_update
     assert update_of is not None  # noqa: S101 - only federated algorithms are attacked
-    update = update_of(learner, phi, [Episode(cases, cases)], training, generator, {})
+    update = update_of(learner, phi, [Episode(cases, cases)], training, draws, {})
     return clipped(weights.pack(update.delta), training)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from client.dataset import Hospital, open_hospital
 from client.episodes import episodes
-from common import seeds, weights
+from common import weights
 from common.algorithms import ALGORITHMS
 from common.algorithms.algorithm import clipped
 from common.config import Config
@@ -160,11 +160,11 @@ def _next_round(config: Config, algorithm: str, hospitals: Sequence[Hospital], p
     assert update_of is not None  # noqa: S101 - only federated algorithms are attacked
     deltas = {}
     for one in hospitals:
-        generator = seeds.generator(config.seed, "train", one.name, training.rounds + 1)
+        draws = one.draws.child("attack", config.seed, training.rounds + 1)
         tasks = episodes(
-            one.adaptation, config.task.classes, training, generator, halves=ALGORITHMS[algorithm].queries
+            one.adaptation, config.task.classes, training, draws, halves=ALGORITHMS[algorithm].queries
         )
-        update = update_of(learner, weights.unpack(phi, learner.weights()), tasks, training, generator, {})
+        update = update_of(learner, weights.unpack(phi, learner.weights()), tasks, training, draws, {})
         deltas[one.name] = clipped(weights.pack(update.delta), training)
     return hold(config, training, phi, deltas, "one more round")
 

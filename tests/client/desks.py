@@ -38,7 +38,6 @@ RUN, PARAMETERS = "run-1", 40
 METRICS = (
     Metric("loss-sum", 0, 1e4, 1e-6),
     Metric("episodes", 0, 100),
-    Metric("cases", 0, 1e7),
     Metric("within", 0, 1),
 )
 
@@ -91,9 +90,7 @@ class Desks:
 
         def train(plain: Message) -> Message:
             self.trained.append(name)
-            return wire.reply_contribution(
-                plain, wire.Contribution(self.delta(name), 0.5, 1, 20, within=True)
-            )
+            return wire.reply_contribution(plain, wire.Contribution(self.delta(name), 0.5, 1, 1, within=True))
 
         return desk_of(self.homes[name]).answer(message, train)
 

@@ -15,6 +15,7 @@ from common.config import load
 from common.initialise import learner_for
 from common.inner_loop import InnerLoop, inner_loop
 from common.learner import Learner
+from common.seeds import Draws
 from common.weights import Weights
 
 RECIPE = InnerLoop(steps=30, lr=0.05, optimizer="adam")
@@ -27,15 +28,15 @@ def learner() -> Learner:
     return learner_for(CONFIG, (2,), torch.device("cpu"))
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    """Return a generator of its own."""
-    return torch.Generator().manual_seed(seed)
+def draws(seed: int = 0) -> Draws:
+    """Return draws of its own."""
+    return Draws.of_seed(seed)
 
 
 def separable(count: int, seed: int) -> Cases:
     """Return one case per patient, classes in turn, whose first feature is at -2 or 2, give or take."""
     labels = torch.arange(count) % 2
-    inputs = torch.randn(count, 2, generator=generator(seed))
+    inputs = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
     inputs[:, 0] = 4.0 * labels - 2.0 + 0.3 * inputs[:, 0]
     return Cases(inputs, labels, torch.arange(count))
 
@@ -50,7 +51,7 @@ def untrained() -> Weights:
 def good_phi(learner: Learner, untrained: Weights) -> Weights:
     """Return weights that tell the separable cases apart, as meta-training would leave them."""
     settings = InnerLoop(steps=60, lr=0.02, optimizer="adam")
-    phi, _ = inner_loop(learner, untrained, separable(200, seed=99), settings, generator())
+    phi, _ = inner_loop(learner, untrained, separable(200, seed=99), settings, draws())
     return phi
 
 
@@ -58,16 +59,14 @@ def good_phi(learner: Learner, untrained: Weights) -> Weights:
 def mild_phi(learner: Learner, untrained: Weights) -> Weights:
     """Return weights that lean the right way without being sure."""
     settings = InnerLoop(steps=15, lr=0.02, optimizer="adam")
-    phi, _ = inner_loop(learner, untrained, separable(200, seed=99), settings, generator())
+    phi, _ = inner_loop(learner, untrained, separable(200, seed=99), settings, draws())
     return phi
 
 
 def always(output: Callable[[Tensor], Tensor]) -> Adapt:
     """Return a way to adapt that ends in `output` whatever the support."""
 
-    def adapt(
-        learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, generator: torch.Generator
-    ) -> Predictor:
+    def adapt(learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, draws: Draws) -> Predictor:
         return output
 
     return adapt
@@ -82,7 +81,7 @@ def test_where_nothing_is_gained_phi_is_kept_to_the_last_bit(learner: Learner, g
     """Adapted predictions that contradict true labels get no share: predictions are zero-shot's own."""
     support, others = separable(10, seed=1), separable(40, seed=2).inputs
     opposite = always(lambda inputs: -learner.logits(good_phi, inputs))
-    adapted = adapt_safely(opposite, learner, good_phi, support, RECIPE, generator())
+    adapted = adapt_safely(opposite, learner, good_phi, support, RECIPE, draws())
     assert adapted.share == 0
     assert torch.equal(adapted.predict(others), learner.logits(good_phi, others))
 
@@ -91,7 +90,7 @@ def test_where_adapting_is_right_it_is_taken_whole(learner: Learner) -> None:
     """From phi = 0, true logits 3x lower log(1 + exp(-share * 3|x|)) with every bit of share."""
     support = separable(10, seed=1)
     right = always(lambda inputs: 3.0 * inputs[:, :1])
-    adapted = adapt_safely(right, learner, zeroed(learner), support, RECIPE, generator())
+    adapted = adapt_safely(right, learner, zeroed(learner), support, RECIPE, draws())
     assert adapted.share == 1
     assert torch.equal(adapted.predict(support.inputs), 3.0 * support.inputs[:, :1])
 
@@ -102,7 +101,7 @@ def test_a_share_between_mixes_logits(learner: Learner) -> None:
     labels = torch.tensor([0, 0, 0, *[1] * 9])
     support = Cases(torch.zeros(12, 2), labels, torch.arange(12))
     constant = always(lambda inputs: torch.full((len(inputs), 1), logit))
-    adapted = adapt_safely(constant, learner, zeroed(learner), support, RECIPE, generator())
+    adapted = adapt_safely(constant, learner, zeroed(learner), support, RECIPE, draws())
     assert adapted.share == 0.5
     assert adapted.predict(torch.zeros(3, 2)).flatten().tolist() == pytest.approx([logit / 2] * 3)
 
@@ -110,7 +109,7 @@ def test_a_share_between_mixes_logits(learner: Learner) -> None:
 def test_a_tie_goes_to_the_smaller_share(learner: Learner, good_phi: Weights) -> None:
     """Adapting that changes nothing is no adapting."""
     same = always(lambda inputs: learner.logits(good_phi, inputs))
-    assert adapt_safely(same, learner, good_phi, separable(10, seed=1), RECIPE, generator()).share == 0
+    assert adapt_safely(same, learner, good_phi, separable(10, seed=1), RECIPE, draws()).share == 0
 
 
 def test_a_phi_that_cannot_be_beaten_is_seldom_moved(learner: Learner, mild_phi: Weights) -> None:
@@ -119,9 +118,9 @@ def test_a_phi_that_cannot_be_beaten_is_seldom_moved(learner: Learner, mild_phi:
     for seed in range(12):
         inputs = 0.3 * separable(16, seed=seed).inputs
         chance = learner.task.predictions(learner.logits(mild_phi, inputs))[:, 1]
-        labels = torch.bernoulli(chance, generator=generator(seed)).long()
+        labels = torch.bernoulli(chance, generator=torch.Generator().manual_seed(seed)).long()
         support = Cases(inputs, labels, torch.arange(16))
-        adapted = adapt_safely(fine_tune, learner, mild_phi, support, RECIPE, generator(seed))
+        adapted = adapt_safely(fine_tune, learner, mild_phi, support, RECIPE, draws(seed))
         shares.append(adapted.share)
         if adapted.share == 0:
             assert torch.equal(adapted.predict(inputs), learner.logits(mild_phi, inputs))
@@ -134,7 +133,7 @@ def test_an_untrained_phi_adapts_to_what_can_be_learned(
     learner: Learner, untrained: Weights, seed: int
 ) -> None:
     """A separable support moves the network, and other patients are told apart nearly always."""
-    adapted = adapt_safely(fine_tune, learner, untrained, separable(12, seed=seed), RECIPE, generator(seed))
+    adapted = adapt_safely(fine_tune, learner, untrained, separable(12, seed=seed), RECIPE, draws(seed))
     others = separable(100, seed=seed + 100)
     assert adapted.share > 0
     assert ((adapted.predict(others.inputs)[:, 0] > 0).long() == others.labels).float().mean() > 0.9
@@ -144,7 +143,7 @@ def test_with_one_patient_per_class_the_recipe_alone_decides(learner: Learner, g
     """Nothing can be held out: the adapted predictions count whole, were they ever so wrong."""
     support = separable(2, seed=1)
     opposite = always(lambda inputs: -learner.logits(good_phi, inputs))
-    adapted = adapt_safely(opposite, learner, good_phi, support, RECIPE, generator())
+    adapted = adapt_safely(opposite, learner, good_phi, support, RECIPE, draws())
     assert adapted.share == 1
     assert torch.equal(adapted.predict(support.inputs), -learner.logits(good_phi, support.inputs))
 
@@ -153,9 +152,7 @@ def folds_of(learner: Learner, support: Cases) -> list[tuple[list[int], list[int
     """Return the (learned, checked) patients of every fold; inputs must begin with the patient's number."""
     seen: list[tuple[list[int], list[int]]] = []
 
-    def adapt(
-        learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, generator: torch.Generator
-    ) -> Predictor:
+    def adapt(learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, draws: Draws) -> Predictor:
         learned = support.patients.tolist()
 
         def predict(inputs: Tensor) -> Tensor:
@@ -164,7 +161,7 @@ def folds_of(learner: Learner, support: Cases) -> list[tuple[list[int], list[int
 
         return predict
 
-    adapt_safely(adapt, learner, zeroed(learner), support, RECIPE, generator())
+    adapt_safely(adapt, learner, zeroed(learner), support, RECIPE, draws())
     return seen
 
 
@@ -188,5 +185,5 @@ def test_a_fold_with_nobody_left_to_learn_from_is_no_fold(
     learner: Learner, untrained: Weights, patients: list[int]
 ) -> None:
     """Where two patients have images in both classes, adapting still ends in a model."""
-    adapted = adapt_safely(fine_tune, learner, untrained, marked([0, 0, 1, 1], patients), RECIPE, generator())
+    adapted = adapt_safely(fine_tune, learner, untrained, marked([0, 0, 1, 1], patients), RECIPE, draws())
     assert adapted.share in SHARES

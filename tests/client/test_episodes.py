@@ -11,6 +11,7 @@ from client.episodes import episodes, few_cases
 from common.cases import Cases
 from common.errors import DataError
 from common.sections import Training
+from common.seeds import Draws
 
 few = settings(deadline=None, max_examples=60)
 """Milliseconds each; a busy machine may take longer."""
@@ -30,9 +31,9 @@ def images(patients: int, classes: int = len(CLASSES)) -> st.SearchStrategy[list
     return st.lists(one, min_size=1, max_size=40)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    """Return a generator of its own."""
-    return torch.Generator().manual_seed(seed)
+def draws(seed: int = 0) -> Draws:
+    """Return draws of its own."""
+    return Draws.of_seed(seed)
 
 
 @few
@@ -42,9 +43,9 @@ def test_an_episode_counts_patients(rows: list[tuple[int, int]], shot: int, seed
     cases = hospital(rows)
     if min(cases.per_class(len(CLASSES))) < shot:
         with pytest.raises(DataError):
-            episodes(cases, CLASSES, Training(shot=shot), generator(seed))
+            episodes(cases, CLASSES, Training(shot=shot), draws(seed))
         return
-    (episode,) = episodes(cases, CLASSES, Training(shot=shot), generator(seed))
+    (episode,) = episodes(cases, CLASSES, Training(shot=shot), draws(seed))
     assert not set(episode.support.patients.tolist()) & set(episode.query.patients.tolist())
     for label in range(len(CLASSES)):
         chosen = episode.support.patients[episode.support.labels == label].tolist()
@@ -59,7 +60,7 @@ def test_few_cases_are_cases_of_the_hospital(rows: list[tuple[int, int]], shot: 
     """The indices stand class after class, each of its own class and none twice."""
     cases = hospital(rows)
     shot = min(shot, *cases.per_class(len(CLASSES)))
-    index = few_cases(cases, classes=len(CLASSES), shot=shot, generator=generator(seed))
+    index = few_cases(cases, classes=len(CLASSES), shot=shot, draws=draws(seed))
     assert cases.labels[index].tolist() == [label for label in range(len(CLASSES)) for _ in range(shot)]
     assert len(set(index.tolist())) == len(index)
 
@@ -69,7 +70,7 @@ def test_few_cases_are_cases_of_the_hospital(rows: list[tuple[int, int]], shot: 
 def test_a_way_episode_relabels_its_classes(way: int, shot: int, seed: int) -> None:
     """Each drawn class has one new label from 0 to way - 1, the same in support and query."""
     cases = hospital([(patient, label) for label in range(3) for patient in range(5 * label, 5 * label + 5)])
-    (episode,) = episodes(cases, CLASSES, Training(way=way, shot=shot), generator(seed))
+    (episode,) = episodes(cases, CLASSES, Training(way=way, shot=shot), draws(seed))
     for part in (episode.support, episode.query):
         assert sorted(part.labels.tolist()) == [label for label in range(way) for _ in range(shot)]
     pairs = {
@@ -84,14 +85,14 @@ def test_a_way_episode_draws_only_classes_that_have_the_patients() -> None:
     """Of three classes, the one with a single patient never takes part in a 2-way 2-shot episode."""
     cases = hospital([(0, 0), (1, 0), (2, 1), (3, 2), (4, 2)])
     for seed in range(20):
-        (episode,) = episodes(cases, CLASSES, Training(way=2, shot=2), generator(seed))
+        (episode,) = episodes(cases, CLASSES, Training(way=2, shot=2), draws(seed))
         assert set(episode.support.inputs[:, 1].tolist()) == {0.0, 2.0}
 
 
 def test_a_class_of_a_way_episode_may_lie_above_every_label_present() -> None:
     """A hospital without the last class relabels all the same."""
     cases = hospital([(0, 0), (1, 1)])
-    (episode,) = episodes(cases, CLASSES, Training(way=2, shot=1), generator())
+    (episode,) = episodes(cases, CLASSES, Training(way=2, shot=1), draws())
     assert sorted(episode.support.labels.tolist()) == [0, 1]
 
 
@@ -101,7 +102,7 @@ def test_the_same_seed_draws_the_same_episodes() -> None:
     training = Training(shot=3, episodes=4)
 
     def drawn(seed: int) -> list[list[float]]:
-        found = episodes(cases, CLASSES, training, generator(seed))
+        found = episodes(cases, CLASSES, training, draws(seed))
         return [torch.cat([one.support.inputs[:, 0], one.query.inputs[:, 0]]).tolist() for one in found]
 
     assert drawn(1) == drawn(1)
@@ -109,29 +110,31 @@ def test_the_same_seed_draws_the_same_episodes() -> None:
     assert len({tuple(one) for one in drawn(1)}) == 4
 
 
-def test_a_class_with_too_few_patients_is_named_with_their_count() -> None:
+def test_too_few_patients_of_a_class_are_said_without_a_count() -> None:
     """Three images of two patients are two, and three are needed."""
     enough = [(patient, label) for label in (0, 2) for patient in range(10 * label, 10 * label + 3)]
     cases = hospital([*enough, (100, 1), (100, 1), (101, 1)])
-    with pytest.raises(DataError, match=r"3 patients per class.*effusion 2.*training\.shot"):
-        episodes(cases, CLASSES, Training(shot=3), generator())
+    with pytest.raises(DataError, match=r"3 patients per class need 3 classes.*fewer.*training\.shot"):
+        episodes(cases, CLASSES, Training(shot=3), draws())
 
 
-def test_too_few_classes_for_way_are_counted() -> None:
+def test_too_few_classes_for_way_are_said() -> None:
     """Two of the three classes that 3-way needs have two patients."""
     cases = hospital([(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)])
-    with pytest.raises(DataError, match=r"2 patients per class need 3 classes.*nodule 1"):
-        episodes(cases, CLASSES, Training(way=3, shot=2), generator())
+    with pytest.raises(
+        DataError, match=r"2 patients per class need 3 classes with at least 2 each, and here are fewer"
+    ):
+        episodes(cases, CLASSES, Training(way=3, shot=2), draws())
 
 
 def test_a_hospital_of_one_class_can_train_ordinarily_but_not_in_shots() -> None:
     """With `shot = 0` every episode is the whole hospital; with a shot the missing class is named."""
     cases = hospital([(0, 0), (1, 0), (2, 0)])
-    found = episodes(cases, CLASSES, Training(episodes=2), generator())
+    found = episodes(cases, CLASSES, Training(episodes=2), draws())
     assert len(found) == 2
     assert all(one.support is cases and one.query is cases for one in found)
-    with pytest.raises(DataError, match="effusion 0"):
-        episodes(cases, CLASSES, Training(shot=1), generator())
+    with pytest.raises(DataError, match="here are fewer"):
+        episodes(cases, CLASSES, Training(shot=1), draws())
 
 
 @few
@@ -142,9 +145,9 @@ def test_halves_deal_patients_out(rows: list[tuple[int, int]], seed: int) -> Non
     first = dict(reversed(rows))
     if len(set(first.values())) == len(first):
         with pytest.raises(DataError, match="two patients of one class"):
-            episodes(cases, CLASSES, Training(), generator(seed), halves=True)
+            episodes(cases, CLASSES, Training(), draws(seed), halves=True)
         return
-    (episode,) = episodes(cases, CLASSES, Training(), generator(seed), halves=True)
+    (episode,) = episodes(cases, CLASSES, Training(), draws(seed), halves=True)
     dealt = torch.cat([episode.support.inputs[:, 0], episode.query.inputs[:, 0]])
     assert sorted(dealt.tolist()) == list(range(len(rows)))
     assert not set(episode.support.patients.tolist()) & set(episode.query.patients.tolist())
@@ -154,6 +157,6 @@ def test_halves_deal_patients_out(rows: list[tuple[int, int]], seed: int) -> Non
 def test_a_query_may_ask_more_patients_than_the_shot() -> None:
     """One patient per class to learn from, four to be asked about; of the class with three, two are left."""
     cases = hospital([(0, 0), (1, 0), (2, 0), *((patient, 1) for patient in range(3, 10))])
-    (episode,) = episodes(cases, CLASSES[:2], Training(shot=1, query=4), generator())
+    (episode,) = episodes(cases, CLASSES[:2], Training(shot=1, query=4), draws())
     assert torch.bincount(episode.support.labels).tolist() == [1, 1]
     assert torch.bincount(episode.query.labels).tolist() == [2, 4]

@@ -18,6 +18,7 @@ from common.config import Config, load
 from common.initialise import learner_for, learner_of_algorithm
 from common.inner_loop import InnerLoop
 from common.learner import Learner
+from common.seeds import Draws
 from common.weights import Weights
 
 RECIPE = InnerLoop(steps=3, lr=0.05)
@@ -65,12 +66,10 @@ def supports(
     """Return the patients of every support that `algorithm` is given whole."""
     seen: list[list[int]] = []
 
-    def adapt(
-        learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, generator: torch.Generator
-    ) -> Predictor:
+    def adapt(learner: Learner, phi: Weights, support: Cases, recipe: InnerLoop, draws: Draws) -> Predictor:
         if len(support) == 2 * question.shot:
             seen.append(support.patients.tolist())
-        return fine_tune(learner, phi, support, recipe, generator)
+        return fine_tune(learner, phi, support, recipe, draws)
 
     Judge(replace(algorithm, adapt=adapt), learner, PHI, place, settings(*overrides), CLASSES).answer(
         question
@@ -89,13 +88,13 @@ def test_every_algorithm_and_recipe_adapts_to_the_same_draws(learner: Learner) -
     assert usual[:2] == supports(learner, ALGORITHMS["pooled"], ask(draws=2), USUAL)
 
 
-def test_seed_site_and_purpose_each_draw_their_own(learner: Learner) -> None:
-    """Choosing a recipe never sees the draws that judge it, nor one hospital another's."""
+def test_seed_secret_and_purpose_each_draw_their_own(learner: Learner) -> None:
+    """Choosing a recipe never sees the draws that judge it; the hospital's secret draws, not its name."""
     algorithm = ALGORITHMS["reptile"]
     found = [
         supports(learner, algorithm, ask(), USUAL),
         supports(learner, algorithm, ask(), USUAL, "seed=1"),
-        supports(learner, algorithm, ask(), replace(USUAL, name="site-2")),
+        supports(learner, algorithm, ask(), replace(USUAL, secret=b"another")),
         supports(learner, algorithm, replace(ask(), purpose="choose"), USUAL),
     ]
     assert len({str(one) for one in found}) == 4
@@ -175,9 +174,9 @@ def test_differences_between_algorithms_are_paired(learner: Learner) -> None:
 @pytest.mark.parametrize(
     ("place", "shot", "reason"),
     [
-        (hospital(cases(9, 2, seed=1), USUAL.test), 3, "2 patients of class nodule to adapt with; 3 needed"),
-        (hospital(USUAL.adaptation, cases(9, 4, seed=1)), 1, "4 test patients of class nodule; 5 needed"),
-        (hospital(USUAL.adaptation, cases(9, 0, seed=1)), 0, "0 test patients of class nodule; 5 needed"),
+        (hospital(cases(9, 2, seed=1), USUAL.test), 3, "fewer than 3 patients of class nodule to adapt with"),
+        (hospital(USUAL.adaptation, cases(9, 4, seed=1)), 1, "fewer than 5 test patients of class nodule"),
+        (hospital(USUAL.adaptation, cases(9, 0, seed=1)), 0, "fewer than 5 test patients of class nodule"),
         (hospital(cases(9, 0, seed=1), USUAL.test), 0, ""),
         (hospital(USUAL.adaptation, cases(5, 5, seed=1)), 12, ""),
     ],
@@ -196,4 +195,4 @@ def test_a_shot_that_cannot_be_judged_says_why(
 def test_test_patients_are_counted_not_images() -> None:
     """Twenty images of four patients are four."""
     few = Cases(torch.zeros(40, 2), torch.arange(40) % 2, torch.arange(40) % 8)
-    assert cannot_judge(hospital(USUAL.adaptation, few), CLASSES, 1).startswith("4 test patients")
+    assert cannot_judge(hospital(USUAL.adaptation, few), CLASSES, 1).startswith("fewer than 5 test patients")

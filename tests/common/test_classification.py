@@ -61,6 +61,6 @@ def test_two_classes_share_one_logit() -> None:
     probability = classification.probabilities(logits)
     assert probability.sum(1).tolist() == pytest.approx([1.0, 1.0])
     expected = -(probability[0, 1].log() + probability[1, 0].log()) / 2
-    assert classification.loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert classification.losses(logits, labels).mean().item() == pytest.approx(expected.item(), rel=1e-6)
     assert classification.outputs(2) == 1
     assert classification.outputs(3) == 3

@@ -28,7 +28,7 @@ def test_an_algorithm_is_itself_over_training_and_under_its_own_table() -> None:
     assert config.training_of("reptile").rounds == 7
     assert config.training_of("reptile").outer.meta_lr_final == 0.0
     assert config.training_of("fedavg").rounds == 9
-    assert config.training_of("fedavg").weighting == "examples"
+    assert config.training_of("fedavg").weighting == "patients"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_no_tree_escapes_as_anything_but_a_config_error(tree: dict[str, object])
         validate(Config, tree, "anything")
 
 
-@pytest.mark.parametrize("example", sorted((Path(__file__).parents[2] / "examples").glob("*.toml")))
+@pytest.mark.parametrize("example", sorted((Path(__file__).parents[2] / "patients").glob("*.toml")))
 def test_every_example_is_valid(example: Path) -> None:
     """The ready configurations load."""
     load(example)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from common import seeds, weights
+from common import weights
 from common.algorithms import ALGORITHMS, Update
 from common.cases import Cases, Episode
 from common.config import load
 from common.errors import ConfigError
 from common.initialise import learner_for
 from common.learner import Learner
+from common.seeds import Draws
 from common.weights import Weights
 
 SMALL = ('task.classes=["a", "b", "c"]', "model.name=conv4", "model.width=4", "training.batch-size=0")
@@ -51,7 +52,7 @@ def updated(algorithm: str, episodes: Sequence[Episode], *over: str) -> tuple[We
     phi, update = mine.weights(), ALGORITHMS[algorithm].local_update
     assert update is not None
     training = load(None, [*SMALL, *INNER, *over]).training_of(algorithm)
-    return phi, update(mine, phi, episodes, training, seeds.generator(0), {})
+    return phi, update(mine, phi, episodes, training, Draws.of_seed(0), {})
 
 
 def by_the_paper(phi: Weights, episode: Episode, *, moving: str = "", second: bool = True) -> Weights:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from common import seeds, weights
+from common import weights
 from common.algorithms import ALGORITHMS, Algorithm
 from common.algorithms.matching import TEMPERATURE, score_in_context
 from common.algorithms.matching import score as attention
+from common.algorithms.metric import Embedded
 from common.algorithms.protonet import score as by_prototype
 from common.algorithms.siamese import AgainstLikeness
 from common.algorithms.siamese import score as by_nearest
@@ -23,6 +24,7 @@ from common.initialise import learner_of_algorithm, shared_weights
 from common.inner_loop import InnerLoop
 from common.learner import Learner
 from common.models.full_context import FullContext
+from common.seeds import Draws
 
 CONFIG = load(None, ['task.classes=["a", "b", "c"]', "model.name=mlp", "model.width=6"])
 METRIC = ("protonet", "matching", "siamese")
@@ -50,13 +52,15 @@ def unused(*_: Tensor) -> Tensor:
 
 def test_prototypes_are_class_means_and_scores_their_squared_distances() -> None:
     """Class 0 has its prototype at (1, 0), class 1 at (0, 3); from (1, 1): -(0 + 1) and -(1 + 4)."""
-    assert by_prototype(unused, KNOWN, LABELS, torch.tensor([[1.0, 1.0]])).tolist() == [[-1.0, -5.0]]
+    assert by_prototype(unused, Embedded(KNOWN, LABELS), torch.tensor([[1.0, 1.0]])).tolist() == [
+        [-1.0, -5.0]
+    ]
 
 
 def test_attention_is_a_softmax_of_cosines_summed_by_class() -> None:
     """Cosines of (1, 0) with (1, 0), (1, 1) and (0, 1): 1, 1/sqrt 2 and 0, over the temperature."""
     known = torch.tensor([[5.0, 0.0], [2.0, 2.0], [0.0, 3.0]])
-    found = attention(unused, known, LABELS, torch.tensor([[1.0, 0.0]])).exp()[0]
+    found = attention(unused, Embedded(known, LABELS), torch.tensor([[1.0, 0.0]])).exp()[0]
     mass = [math.exp(cosine / TEMPERATURE) for cosine in (1.0, 1 / math.sqrt(2), 0.0)]
     assert found.tolist() == pytest.approx([(mass[0] + mass[1]) / sum(mass), mass[2] / sum(mass)])
 
@@ -67,7 +71,7 @@ def test_a_siamese_network_answers_by_the_likeliest_pair() -> None:
     def compare(apart: Tensor) -> Tensor:
         return 1 - apart.sum(1, keepdim=True)
 
-    assert by_nearest(compare, KNOWN, LABELS, torch.tensor([[2.0, 1.0]])).tolist() == [[0.0, -3.0]]
+    assert by_nearest(compare, Embedded(KNOWN, LABELS), torch.tensor([[2.0, 1.0]])).tolist() == [[0.0, -3.0]]
 
 
 def loss_by_the_paper(algorithm: str, embedded: Tensor, asked: Tensor, pair: Tensor, bias: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ def test_a_step_is_the_gradient_of_the_papers_loss(algorithm: str) -> None:
     phi = mine.weights()
     update = ALGORITHMS[algorithm].local_update
     assert update is not None
-    done = update(mine, phi, [Episode(support, query)], training, seeds.generator(0), {})
+    done = update(mine, phi, [Episode(support, query)], training, Draws.of_seed(0), {})
     leaves = {name: value.clone().requires_grad_() for name, value in phi.items()}
     backbone = {name[9:]: value for name, value in leaves.items() if name.startswith("backbone.")}
     embedded, asked = (
@@ -130,11 +134,11 @@ def test_training_on_some_classes_tells_others_apart(algorithm: str, classes: in
     tasks = [Episode(cases(2 * k, [0, 1, 2] * 2), cases(2 * k + 1, [0, 1, 2] * 3)) for k in range(60)]
     assert method.local_update is not None
     phi = mine.weights()
-    delta = method.local_update(mine, phi, tasks, training, seeds.generator(0), {}).delta
+    delta = method.local_update(mine, phi, tasks, training, Draws.of_seed(0), {}).delta
     trained = weights.add(phi, delta)
     labels = list(range(classes))
     support, others = cases(1000, labels * 5), cases(1001, labels * 20)
-    found = method.adapt(mine, trained, support, InnerLoop(1, 0.1), seeds.generator(0))(others.inputs)
+    found = method.adapt(mine, trained, support, InnerLoop(1, 0.1), Draws.of_seed(0))(others.inputs)
     assert found.shape == (20 * classes, mine.task.outputs(classes))
     right = mine.task.predictions(found).argmax(1) == others.labels
     assert right.double().mean() > 0.65
@@ -146,10 +150,8 @@ def test_full_context_without_weights_is_no_context() -> None:
     for parameter in context.parameters():
         torch.nn.init.zeros_(parameter)
     asked = torch.tensor([[1.0, 0.5], [0.2, 2.0]])
-    known = KNOWN + 1.0
-    torch.testing.assert_close(
-        score_in_context(context, known, LABELS, asked), attention(unused, known, LABELS, asked)
-    )
+    known = Embedded(KNOWN + 1.0, LABELS)
+    torch.testing.assert_close(score_in_context(context, known, asked), attention(unused, known, asked))
 
 
 def test_full_context_sees_the_support_around_a_case() -> None:
@@ -166,12 +168,12 @@ def test_a_class_without_a_case_is_said() -> None:
     method: Algorithm = ALGORITHMS["protonet"]
     mine = learner("protonet")
     with pytest.raises(DataError, match="no case to compare with"):
-        method.adapt(mine, mine.weights(), cases(0, [0, 2]), InnerLoop(1, 0.1), seeds.generator(0))
+        method.adapt(mine, mine.weights(), cases(0, [0, 2]), InnerLoop(1, 0.1), Draws.of_seed(0))
     training = CONFIG.training_of("protonet")
     assert method.local_update is not None
     alone = Episode(cases(0, [1, 1]), cases(1, [1]))
     with pytest.raises(DataError, match="single class"):
-        method.local_update(mine, mine.weights(), [alone], training, seeds.generator(0), {})
+        method.local_update(mine, mine.weights(), [alone], training, Draws.of_seed(0), {})
 
 
 def test_what_has_nothing_to_learn_is_said() -> None:

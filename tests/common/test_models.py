@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import seeds, weights
+from common import weights
 from common.algorithms.maml import outer_gradient
 from common.cases import Cases, Episode
 from common.config import load
@@ -22,6 +22,7 @@ from common.models import BACKBONES, Network, build
 from common.models.norms import BatchNorm, GroupNorm
 from common.models.statistics import fix_statistics
 from common.sections import Model, Task
+from common.seeds import Draws
 from common.tasks import kind_of
 from common.weights import Weights
 
@@ -162,7 +163,7 @@ def test_an_outer_gradient_passes_through(name: str, norm: str) -> None:
     def outer(at: Weights, order: str) -> tuple[Weights, float]:
         over = [*INNER, f"algorithms.maml.first-order={order}"]
         return outer_gradient(
-            learner, at, episode, load(None, over).training_of("maml"), seeds.generator(0), {}
+            learner, at, episode, load(None, over).training_of("maml"), Draws.of_seed(0), {}
         )
 
     (second, _), (first, _) = outer(phi, "false"), outer(phi, "true")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from common import seeds
 from common.algorithms import ALGORITHMS
 from common.algorithms.algorithm import longest_coordinate
 from common.cases import Cases, Episode
@@ -14,6 +13,7 @@ from common.errors import ConfigError
 from common.initialise import learner_of_algorithm
 from common.learner import Learner
 from common.optimizer import Memory, optimizer_of
+from common.seeds import Draws
 from common.weights import Weights
 
 SETTINGS = ("model.name=mlp", "model.width=4", "training.inner-optimizer=adam-kept")
@@ -84,12 +84,12 @@ def test_a_site_goes_on_from_what_it_remembers(algorithm: str) -> None:
     update, training = ALGORITHMS[algorithm].local_update, config.training_of(algorithm)
     assert update is not None
     memory: Memory = {}
-    first = update(learner, phi, [task], training, seeds.generator(0), memory).delta
+    first = update(learner, phi, [task], training, Draws.of_seed(0), memory).delta
     steps = dict(memory)["backbone.0.weight.steps"].item()
-    second = update(learner, phi, [task], training, seeds.generator(0), memory).delta
+    second = update(learner, phi, [task], training, Draws.of_seed(0), memory).delta
     assert memory["backbone.0.weight.steps"] == 2 * steps > 0
     assert not torch.equal(first["backbone.0.weight"], second["backbone.0.weight"])
-    again = update(learner, phi, [task], training, seeds.generator(0), {}).delta
+    again = update(learner, phi, [task], training, Draws.of_seed(0), {}).delta
     assert torch.equal(again["backbone.0.weight"], first["backbone.0.weight"])
 
 

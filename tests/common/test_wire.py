@@ -39,7 +39,7 @@ def test_a_contribution_arrives() -> None:
     reply = wire.reply_contribution(instruction(), sent)
     got = wire.read_contribution(reply, 5)
     assert torch.equal(got.delta, sent.delta)
-    assert (got.loss_sum, got.episodes, got.cases, got.within) == (0.5, 2, 17, True)
+    assert (got.loss_sum, got.episodes, got.weight, got.within) == (0.5, 2, 17, True)
 
 
 def test_a_recipe_arrives() -> None:
@@ -72,7 +72,7 @@ def test_a_judgement_arrives() -> None:
 )
 def test_a_delta_that_is_not_one_is_refused(record: ArrayRecord, words: str) -> None:
     """Wrong length, NaN, infinity, wrong type, garbage, another name."""
-    sums = MetricRecord({"loss-sum": 0.1, "episodes": 1, "cases": 3, "within": 1})
+    sums = MetricRecord({"loss-sum": 0.1, "episodes": 1, "weight": 3, "within": 1})
     reply = Message(RecordDict({"delta": record, "sums": sums}), reply_to=instruction())
     with pytest.raises(WireError, match=words):
         wire.read_contribution(reply, 5)
@@ -83,8 +83,8 @@ def test_sums_that_cannot_be_are_refused() -> None:
     delta = wire.vector(torch.zeros(5))
     for sums, words in (
         (MetricRecord({"loss-sum": 0.1}), "sums"),
-        (MetricRecord({"loss-sum": 0.1, "episodes": 0, "cases": 3, "within": 1}), "positive"),
-        (MetricRecord({"loss-sum": 0.1, "episodes": 1, "cases": 3, "within": 2}), "0 or 1"),
+        (MetricRecord({"loss-sum": 0.1, "episodes": 0, "weight": 3, "within": 1}), "positive"),
+        (MetricRecord({"loss-sum": 0.1, "episodes": 1, "weight": 3, "within": 2}), "0 or 1"),
     ):
         reply = Message(RecordDict({"delta": delta, "sums": sums}), reply_to=instruction())
         with pytest.raises(WireError, match=words):

@@ -64,7 +64,7 @@ def test_ray_ends_in_the_same_bits(table_hospitals: Callable[[int], Path], tmp_p
     assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
     plain, summed = here
     assert not torch.equal(plain, summed)
-    assert torch.allclose(plain, summed, atol=1e-3)
+    assert torch.allclose(plain, summed, atol=1e-2)  # weights that are rounded draw other batches
 
 
 def test_without_ray_the_extra_is_named(

@@ -128,7 +128,8 @@ def test_statistics_are_those_of_all_rows_trained_on_in_plain_and_securely(
     table_hospitals: Write, tmp_path: Path, patients: str
 ) -> None:
     """Equal to NumPy's over the rows laid together, and bit for bit the same in both ways."""
-    parent, config = table_hospitals(3), small(f"training.patients={patients}")
+    parent = table_hospitals(3)
+    config = small(f"training.patients={patients}", "training.batch-size=0")
     together = np.concatenate([rows_of(one, everyone=patients == "all") for one in sorted(parent.iterdir())])
     with grid_of(parent, config) as (grid, sites):
         plain = train(grid, sites, config, tmp_path / "plain")
@@ -144,7 +145,7 @@ def test_bits_of_the_secure_grid_do_not_touch_the_statistics(table_hospitals: Wr
     """However coarsely deltas are rounded, sums of columns are not."""
     parent, found = table_hospitals(3), set()
     for bits in (8, 24):
-        config = small(f"secure-aggregation.bits={bits}", "training.rounds=1", "training.weighting=examples")
+        config = small(f"secure-aggregation.bits={bits}", "training.rounds=1", "training.weighting=patients")
         with grid_of(parent, config) as (grid, sites):
             found.add(train(grid, sites, config, tmp_path / str(bits), secure=True).statistics)
     assert len(found) == 1

@@ -1,0 +1,235 @@
+"""Least patients behind what leaves: the attack that reads patients out of sums, and the floors it meets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Message
+
+from client.app import app as client_app
+from client.classes import Lesson
+from client.episodes import episodes
+from client.floors import check_floors, check_lesson
+from client.policy import Policy, guarded
+from client.site import NodeConfig
+from common import columns, wire
+from common.algorithms import ALGORITHMS
+from common.cases import Cases
+from common.config import Config, load
+from common.errors import DataError, PolicyError
+from common.initialise import learner_of_algorithm
+from common.seeds import Draws
+from common.tasks import TaskKind
+from server.exchange import exchange
+from server.secure import SecureSum
+from simulation.grid import InProcessGrid
+from simulation.secrets import make_secrets
+from tests.conftest import write_table_hospital
+
+TABLE = [
+    "task.classes=['normal', 'nodule']",
+    "model.name=linear",
+    "data.standardise=federation",
+    "experiment.shots=[]",
+    "adaptation.folds=0",
+]
+CRAFTED = ["training.inner-optimizer=sgd", "training.inner-lr=1.0", "training.clip-norm=50.0"]
+ONE_BY_ONE = [*TABLE, *CRAFTED, "training.batch-size=1", "training.inner-steps=1"]
+NUMBERS = 4
+"""Numeric columns of a test hospital."""
+SILENT = -30.0
+"""A bias at which a case of the first class has no gradient, and one of the second its own row."""
+
+
+@contextmanager
+def guarded_hospitals(
+    parent: Path, *, masked: bool = True
+) -> Iterator[tuple[InProcessGrid, dict[str, bytes]]]:
+    """Yield a grid of three hospitals with the policy that a new hospital has, and their identity keys.
+
+    Not `masked`, they answer as a hospital's worker answers its node.
+    """
+    names = [f"site-{number}" for number in range(1, 4)]
+    identities = make_secrets(parent / "secrets", names)
+    policy = parent / "policy.toml"
+    policy.write_text(guarded())
+    nodes: list[NodeConfig] = [
+        {
+            "site": name,
+            "hospital": str(write_table_hospital(parent / "data" / name, seed=seed, rows=62)),
+            "policy": str(policy),
+            "device": "cpu",
+            "threads": 1,
+            **({"secrets": str(parent / "secrets" / name)} if masked else {}),
+        }
+        for seed, name in enumerate(names, start=1)
+    ]
+    with InProcessGrid(client_app, nodes, workers=1) as grid:
+        yield grid, identities
+
+
+def rows_of(parent: Path) -> np.ndarray:
+    """Return every hospital's rows `[row, column]`."""
+    tables = sorted((parent / "data").glob("*/table.csv"))
+    lines = [list(csv.DictReader(table.read_text().splitlines())) for table in tables]
+    return np.array([[float(row[name]) for name in "abcd"] for table in lines for row in table])
+
+
+def sums_of(
+    grid: InProcessGrid, identities: dict[str, bytes], config: Config, nodes: dict[str, int], rounds: int
+) -> Iterator[tuple[np.ndarray | None, dict[str, str]]]:
+    """Yield what each round gives: the sum of all updates, if any, and the sites' refusals."""
+    training = config.training_of("reptile")
+    told = columns.Statistics(np.zeros(NUMBERS), np.ones(NUMBERS)).to_json()
+    phi = wire.vector(torch.tensor([*[0.0] * NUMBERS, SILENT]))
+    for server_round in range(1, rounds + 1):
+        instruction = wire.Instruction(
+            config=config.to_json(), algorithm="reptile", server_round=server_round, statistics=told, run="a"
+        )
+        messages: dict[str, Message] = {
+            site: wire.instruct(node, wire.TRAIN, instruction, phi, seconds=60)
+            for site, node in nodes.items()
+        }
+        found = SecureSum(training, 24, NUMBERS + 1, nodes, identities).gather(grid, messages, [])
+        yield None if found.mean is None else found.sites * found.mean.numpy(), found.missing
+
+
+def test_a_training_with_other_statistics_every_round_is_refused(tmp_path: Path) -> None:
+    """The second round comes with another mean, and the third with what no federation has, in a new run."""
+    config = load(None, [*TABLE, *CRAFTED])
+    phi = wire.vector(torch.zeros(NUMBERS + 1))
+
+    def answered(run: str, mean: float, std: float) -> str:
+        told = columns.Statistics(np.full(NUMBERS, mean), np.full(NUMBERS, std)).to_json()
+        instruction = wire.Instruction(config.to_json(), "reptile", 1, run=run, statistics=told)
+        message = wire.instruct(2, wire.TRAIN, instruction, phi, seconds=60)
+        ((_, reply),) = exchange(grid, [message], timeout=60)
+        return wire.words_of(reply) if reply.has_error() else ""
+
+    with guarded_hospitals(tmp_path, masked=False) as (grid, _):
+        assert answered("a", 0.0, 1.0) == ""
+        assert "standardise" in answered("a", 0.1, 1.0)
+        assert answered("b", 0.1, 1.0) == ""
+        assert "standardise" in answered("c", 0.0, 1e-3)
+
+
+def test_a_batch_of_one_reads_patients_out_of_secure_sums(tmp_path: Path) -> None:
+    """Where one hospital alone drew a patient of the second class, the sum of three is that patient's row."""
+    config = load(None, ONE_BY_ONE)
+    with guarded_hospitals(tmp_path) as (grid, identities):
+        nodes = {f"site-{place}": place + 1 for place in range(1, 4)}
+        told = list(sums_of(grid, identities, config, nodes, rounds=16))
+    rows = rows_of(tmp_path)
+    read = [
+        sum_
+        for sum_, _ in told
+        if sum_ is not None and np.abs(rows - sum_[:NUMBERS]).max(1).min() < 1e-4 and abs(sum_[-1] - 1) < 1e-4
+    ]
+    assert len(read) == 0
+    for _, missing in told:
+        assert all("min-step-patients" in missing[site] for site in nodes)
+
+
+@dataclass(frozen=True)
+class Watched(TaskKind):
+    """A task that writes down whose cases each loss is of, and how much each of them weighs."""
+
+    seen: list[torch.Tensor] = field(default_factory=list)
+    """The patients of every batch that a network was given, in order."""
+    losses_of: list[tuple[torch.Tensor, torch.Tensor | None]] = field(default_factory=list)
+
+    def loss(
+        self, outputs: torch.Tensor, labels: torch.Tensor, shares: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss, and remember whose it was."""
+        self.losses_of.append((self.seen[-1], shares))
+        return super().loss(outputs, labels, shares)
+
+
+def several_images(counts: tuple[int, int]) -> Cases:
+    """Return so many patients of two classes, one to three images each; an input tells its patient."""
+    patients = torch.cat([torch.full((1 + number % 3,), number) for number in range(sum(counts))])
+    inputs = torch.stack([patients.float(), torch.randn(len(patients))], dim=1)
+    return Cases(inputs, (patients >= counts[0]).long(), patients)
+
+
+SETTINGS = (
+    ("training.batch-size=8",),
+    ("training.batch-size=0", "training.episodes=2"),
+    ("training.batch-size=16", "training.shot=5", "training.query=7", "training.episodes=3"),
+    ("training.shot=10", "training.way=2", "training.inner-optimizer=sgd"),
+)
+TRAINED = sorted(name for name, one in ALGORITHMS.items() if one.local_update)
+
+
+@pytest.mark.parametrize("over", SETTINGS)
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_gradient_has_eight_patients_of_whom_none_weighs_more(name: str, over: tuple[str, ...]) -> None:
+    """Whatever is let through, and whatever an algorithm makes of it: of each loss that is differentiated."""
+    algorithm = ALGORITHMS[name]
+    compares = algorithm.adapter is not None
+    model = "mlp" if compares else "linear"
+    config = load(None, [*TABLE[:1], f"model.name={model}", "training.inner-steps=4", *over])
+    training, cases = config.training_of(name), several_images((25, 21))
+    learner = learner_of_algorithm(config, name, (2,), torch.device("cpu"))
+    task = Watched(**{one.name: getattr(learner.task, one.name) for one in fields(TaskKind)})
+    learner.task = task
+    watched = learner.network.backbone if compares else learner.network.adapter
+    watched.register_forward_pre_hook(lambda _, given: task.seen.append(given[0][:, 0].long()))
+    tasks = episodes(
+        cases, config.task.classes, training, Draws.of_seed(1), halves=algorithm.queries, least=10
+    )
+    check_floors(Policy(), tasks, training, algorithm)
+    assert algorithm.local_update is not None
+    algorithm.local_update(learner, learner.initial, tasks, training, Draws.of_seed(2), {})
+    assert len(task.losses_of) + compares * len(task.seen) >= algorithm.steps(training)
+    for patients in task.seen if compares else ():
+        assert len(set(patients.tolist())) >= 8
+    for patients, shares in task.losses_of:
+        weight = torch.full((len(patients),), 1 / len(patients)) if shares is None else shares.float()
+        each = torch.zeros(46).index_add(0, patients, weight)
+        assert (each > 0).sum() >= 8
+        assert each.max() <= 1 / 8 + 1e-6
+
+
+def refusal(name: str, counts: tuple[int, int], *over: str, policy: Policy | None = None) -> str:
+    """Return the key by which a hospital of so many patients refuses an algorithm, or nothing."""
+    config = load(None, [*TABLE[:2], *over])
+    lesson = Lesson(several_images(counts), config.task.classes, config.task.classes)
+    try:
+        check_lesson(policy or Policy(), lesson, config.training_of(name), ALGORITHMS[name])
+    except PolicyError as error:
+        return error.key
+    except DataError:
+        return "classes"
+    return ""
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_fewer_patients_are_refused_by_key_whatever_the_algorithm(name: str) -> None:
+    """Small batches, supports and queries by one key; few patients altogether by the other."""
+    compares, asks, step = ALGORITHMS[name].adapter is not None, ALGORITHMS[name].queries, "min-step-patients"
+    assert refusal(name, (40, 40)) == ""
+    assert refusal(name, (40, 40), "training.batch-size=7") == ("" if compares else step)
+    assert refusal(name, (40, 40), "training.shot=3", "training.query=20") == step
+    assert refusal(name, (40, 40), "training.shot=10", "training.query=3") == (step if asks else "")
+    assert refusal(name, (7, 8)) == (step if asks else "")
+    assert refusal(name, (5, 4), policy=Policy(min_step_patients=2)) == "min-patients"
+
+
+@pytest.mark.parametrize("name", ["reptile", "maml", "protonet"])
+def test_which_shots_are_answered_says_nothing_below_the_least_count(name: str) -> None:
+    """Of a class with fewer patients than a hospital tells, every shot has the same answer."""
+    few = [
+        [refusal(name, (60, count), f"training.shot={shot}", "training.query=40") for shot in range(1, 10)]
+        for count in (0, 1, 4, 7, 9)
+    ]
+    assert few == [["classes"] * 9] * 5
+    assert refusal(name, (60, 10), "training.shot=5", "training.query=40") == ""
