@@ -49,6 +49,7 @@ def configuration(data: str) -> Config:
             f'model.name="{network[0]}"',
             "model.width=4",
             'experiment.algorithms=["reptile"]',
+            "experiment.shots=[]",
             'training.inner-optimizer="adam-kept"',
             "training.inner-steps=3",
             *network[1:],
