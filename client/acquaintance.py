@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 
 from cryptography import x509
@@ -53,11 +53,13 @@ def compare_clocks(home: Home) -> str:
     return trouble_with_clock(theirs, before, time.time())
 
 
-def _read(vouches: Iterable[bytes]) -> Iterator[Vouch]:
-    """Yield what can be read; whose word it is and whether it counts is for `Peers` to say."""
+def _read(vouches: Iterable[bytes]) -> tuple[Vouch, ...]:
+    """Return what can be read; whose word it is and whether it counts is for `Peers` to say."""
+    words = []
     for one in vouches:
         with suppress(SecAggError):
-            yield load(Vouch, one)
+            words.append(load(Vouch, one))
+    return tuple(words)
 
 
 def _authority(home: Home) -> x509.Certificate:

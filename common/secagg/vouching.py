@@ -67,8 +67,7 @@ def vouch(
 
 def withdraw(identity: Identity, given: Vouch, now: int) -> Vouch:
     """Return what takes the place of a vouch that this hospital gave and no longer stands by."""
-    later = max(now, given.serial + 1)
-    return _signed(identity, replace(given, serial=later, expires=later))
+    return _signed(identity, replace(given, serial=max(now, given.serial + 1), expires=now))
 
 
 def _signed(identity: Identity, unsigned: Vouch) -> Vouch:
