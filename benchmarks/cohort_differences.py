@@ -31,7 +31,7 @@ from simulation.grid import InProcessGrid
 from simulation.phantoms import write_hospitals
 from simulation.run import nodes_of
 
-HOSPITALS, SEEDS, ROUNDS, NUDGE = 6, (0, 1, 2), (1, 5, 20), 1e-6
+HOSPITALS, SEEDS, ROUNDS, NUDGE = 6, (0, 1, 2), (1, 5), 1e-6
 SETTINGS = {
     "16 a step, 10 steps": ["training.batch-size=16", "training.inner-steps=10"],
     "all a step, 10 steps": ["training.batch-size=0", "training.inner-steps=10"],
