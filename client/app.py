@@ -131,7 +131,8 @@ def describe(message: Message, context: Context) -> Message:
             check_lesson(policy, taught, training, ALGORITHMS[algorithm])
     shape = tuple(hospital.adaptation.inputs.shape[1:])
     site = str(context.node_config["site"])
-    told = wire.Description(site, shape, hospital.digest, hospital.census.as_dict(), hospital.columns)
+    assert hospital.told is not None  # noqa: S101 - it was opened
+    told = wire.Description(site, shape, hospital.digest, hospital.told, hospital.columns)
     return wire.reply_description(message, told)
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from common.files import PRIVATE, write_bytes
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the index's fields, or the pipeline from a file to its pixels, change."""
 
 ROWS_AT_ONCE = 256
@@ -53,6 +53,8 @@ class Known:
     StudyInstanceUID: str = ""
     AccessionNumber: str = ""
     patient: str = ""
+    content: str = ""
+    """Keyed hash of the file's bytes; empty where its pixels were not needed yet."""
     fraction: float = 0.0
     """The patient's place in [0, 1), for the split."""
     row: int = -1
@@ -62,12 +64,14 @@ class Known:
 class Cache:
     """One hospital's pixels at one size; a context, since rows wait in an unnamed file until `arrange`."""
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
+    def __init__(self, folder: Path, shape: tuple[int, int, int], stamp: str = "") -> None:
+        """Open the cache in `folder`; one that was written under another `stamp` is built anew."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.utime(folder)
         _forget_old_sizes(besides=folder)
         self._folder = folder
         self._shape = shape
+        self._stamp = stamp
         self._index = folder / "index.json"
         self._name, self._files, self._old = self._load()
         self._fresh = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - __exit__ closes it
@@ -142,6 +146,7 @@ class Cache:
     def _save(self, name: str, rows: int, files: Mapping[str, Known]) -> None:
         index = {
             "format": FORMAT,
+            "stamp": self._stamp,
             "array": name,
             "rows": rows,
             "files": {file: astuple(known) for file, known in files.items()},
@@ -153,7 +158,7 @@ class Cache:
         """Return the array's name, the known files and the array; all empty where anything does not fit."""
         try:
             index = json.loads(self._index.read_bytes())
-            if index["format"] != FORMAT:
+            if (index["format"], index["stamp"]) != (FORMAT, self._stamp):
                 raise ValueError("another format")
             files = {name: Known(*known) for name, known in index["files"].items()}
             rows = sorted(known.row for known in files.values() if known.row >= 0)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from client.dataset import Hospital
-from client.episodes import relabelled
 from common import heads
 from common.algorithms import ALGORITHMS
 from common.cases import Cases
@@ -28,6 +27,8 @@ class Lesson:
     """What a network's outputs stand for."""
     strata: tuple[str, ...]
     """Over which an episode is balanced: the classes, or `EVERYONE`."""
+    patients: tuple[int, ...]
+    """Of each stratum, as far as the hospital tells (`Hospital.known`): what a refusal may depend on."""
 
 
 def lesson(hospital: Hospital, config: Config, algorithm: str) -> Lesson:
@@ -37,17 +38,21 @@ def lesson(hospital: Hospital, config: Config, algorithm: str) -> Lesson:
     Raises DataError where it has fewer than two.
     """
     training = config.training_of(algorithm)
-    cases = hospital.everyone if training.patients == "all" else hospital.adaptation
+    everyone = training.patients == "all"
     classes = heads.seen(config)
     alike = ALGORITHMS[algorithm].adapter is None and training.head == "shared"
     if not alike and config.kind.by_class:
-        classes = _present(classes, config, cases)
+        classes = _present(classes, config, hospital, sides=2 if everyone else 1)
         if len(classes) < 2:
             had = f"{classes[0]} alone" if classes else "none"
             raise DataError(
                 f"of the classes to train on it has {had}; {algorithm} needs two. Leave the hospital out."
             )
-    return Lesson(_numbered(cases, config, classes), classes, strata(classes, config))
+    taught = _numbered(hospital, config, classes)
+    known = [taught.known[0]] if not everyone else list(taught.known)
+    named = strata(classes, config)
+    patients = tuple(sum(side[place] for side in known if place < len(side)) for place in range(len(named)))
+    return Lesson(taught.everyone if everyone else taught.adaptation, classes, named, patients)
 
 
 def strata(classes: tuple[str, ...], config: Config) -> tuple[str, ...]:
@@ -59,18 +64,18 @@ def examined(hospital: Hospital, config: Config) -> tuple[Hospital, tuple[str, .
     """Return the hospital with the cases that it is judged on, and their classes."""
     classes = heads.judged(config)
     if config.task.own_classes or config.experiment.unseen_classes:
-        classes = _present(classes, config, hospital.adaptation, hospital.test)
-    adaptation, test = (_numbered(side, config, classes) for side in (hospital.adaptation, hospital.test))
-    return replace(hospital, adaptation=adaptation, test=test), classes
+        classes = _present(classes, config, hospital, sides=2)
+    return _numbered(hospital, config, classes), classes
 
 
-def _present(classes: Sequence[str], config: Config, *sides: Cases) -> tuple[str, ...]:
-    labels = {int(label) for side in sides for label in torch.unique(side.labels)}
-    return tuple(name for name in classes if config.task.classes.index(name) in labels)
+def _present(classes: Sequence[str], config: Config, hospital: Hospital, *, sides: int) -> tuple[str, ...]:
+    """Return the classes that a hospital has on its first `sides` sides, as far as it tells: never by few."""
+    known = [set(np.flatnonzero(side).tolist()) for side in hospital.known[:sides]]
+    return tuple(name for name in classes if config.task.classes.index(name) in set().union(*known))
 
 
-def _numbered(cases: Cases, config: Config, classes: tuple[str, ...]) -> Cases:
-    """Return the cases of `classes`, labelled by their place there; nothing is copied where that is all."""
+def _numbered(hospital: Hospital, config: Config, classes: tuple[str, ...]) -> Hospital:
+    """Return the hospital with cases of `classes`, labelled by their place there."""
     if classes == config.task.targets:
-        return cases
-    return relabelled(cases, [config.task.classes.index(name) for name in classes])
+        return hospital
+    return hospital.of_classes([config.task.classes.index(name) for name in classes])

@@ -26,6 +26,7 @@ from common.terminal import ConsoleProgress, console
 
 if TYPE_CHECKING:
     from client.dataset import Census
+    from client.rows import Use
 
 SERVICE = "node"
 
@@ -68,6 +69,10 @@ def register(
         Path | None,
         typer.Option(help="Where this node keeps its cache and secret of FOLDER; default: its own folder."),
     ] = None,
+    adaptation_share: Annotated[
+        float | None,
+        typer.Option(help="Share of the patients to learn from; default: 0.5, or as it was registered."),
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Image size in pixels to prepare.")] = 64,
     directory: Directory = HERE,
 ) -> None:
@@ -84,6 +89,7 @@ def register(
             classes=terminal.listed(classes),
             labels=labels,
             state=state,
+            share=adaptation_share,
             image_size=image_size,
             progress=progress.counter("Reading files"),
         )
@@ -93,6 +99,8 @@ def register(
         f"[green]✓[/] {census.accepted} cases of {census.patients} patients{counts and ': ' + counts}.",
         highlight=False,
     )
+    for kept_out in _kept_out(done.use):
+        console.print(f"  {kept_out}.", highlight=False)
     for warning in census.warnings:
         console.print(f"  Note: {warning}.", highlight=False)
     if census.refused:
@@ -108,27 +116,48 @@ def _counts(census: Census) -> str:
     return ", ".join(f"{name} {count}" for name, count in census.per_class.items())
 
 
+def _kept_out(use: Use) -> list[str]:
+    """Return who of a label's patients is not used, in words."""
+    told = []
+    if use.waiting:
+        told.append(
+            f"{use.waiting} patients wait: they are used once they are as many as min-patients asks for"
+        )
+    if use.silent:
+        told.append(
+            f"{use.silent} patients stay unused: somebody or something of their group changed or is gone"
+        )
+    return told
+
+
 @app.command()
 def data(directory: Directory = HERE) -> None:
     """List what is registered, in counts; nothing here identifies anyone."""
+    from client.dataset import named_of
     from client.registration import census_of
 
     home = Home.load(directory)
     if not home.settings.data:
         console.print("Nothing is registered; zamenis-hospital register FOLDER --label NAME.")
         return
-    rows = []
+    rows, record = [], home.book.load()
     for entry in home.settings.data:
-        census = census_of(entry)
+        census, task = census_of(entry), named_of(entry.task)
+        use = record.uses.get(task)
         cells = (
             entry.label,
             _counts(census) or entry.kind,
             census.accepted,
             census.patients,
             sum(census.refused.values()),
+            record.patients(task) if use else "register again",
+            use.waiting if use else "",
+            use.silent if use else "",
         )
         rows.append([*map(str, cells), entry.folder])
-    terminal.table(("label", "classes", "cases", "patients", "left out", "folder"), rows)
+    heads = ("label", "classes", "cases", "patients", "left out", "used", "waiting", "silent", "folder")
+    terminal.table(heads, rows)
+    terminal.plain("Used, waiting and silent are patients of all folders of a label, when it was registered.")
 
 
 @app.command()

@@ -1,43 +1,39 @@
-"""A hospital's cases: a folder in, two sets of tensors out, split by patient.
+"""A hospital's cases: its folders in, two sets of tensors out, split by patient.
 
-A hospital is a folder of DICOM files with labels.csv, or table.csv with schema.toml (see docs/data.md).
+Which rows they are is settled before a message comes (`client.rows`): a message chooses among whole groups
+of them, and a row that is not as it was registered stops every message.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Int
+from torch import Tensor
 
-from client.cache import Cache
-from client.masks import Masks
-from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
-from client.split import divide, fraction, open_keys
-from client.survey import Survey
-from client.tables import ONE_BY_ONE, read_labels, read_table
-from client.targets import counted, stacked, target_of
+from client.folder import Progress, Reading, Source, Tensors, read_folder, state_of
+from client.rows import Record, Row
+from client.targets import counted
+from common import wire
 from common.cases import Cases, concatenate
 from common.errors import DataError
 from common.sections import Data, Task
 from common.seeds import Draws
 
-Progress = Callable[[int, int], None]
-"""Told how many files are done, of how many."""
-
 
 @dataclass(frozen=True)
 class Census:
-    """What a hospital has, as counts and nothing else: this may leave the building."""
+    """What a hospital has, exactly: for the hospital itself."""
 
     accepted: int
     """Cases: images, or rows."""
@@ -48,14 +44,22 @@ class Census:
     """Cases of each class of the run, or with each finding; empty where labels are neither."""
     warnings: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the census as plain JSON values."""
-        return asdict(self) | {"warnings": list(self.warnings)}
+
+@dataclass(frozen=True)
+class Rules:
+    """What bounds a hospital's answers."""
+
+    floor: int = 1
+    """Patients that a group of rows has at least."""
+    least: int = 1
+    """Patients below which a count is not told."""
+    record: Record | None = None
+    """Which rows are registered; None: those that are there now."""
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """One hospital: the cases to learn from, other patients' cases to test on, and their counts."""
+    """One hospital: the cases to learn from, and other patients' cases to test on."""
 
     name: str
     adaptation: Cases
@@ -66,6 +70,16 @@ class Hospital:
     measured: Hospital | None = None
     """The same cases with their numeric columns alone, float64 and NaN where not measured, in place of
     features; where the federation standardises these (`standardise` in [data])."""
+    groups: tuple[Int[Tensor, "learned"], Int[Tensor, "tested"]] | None = None
+    """The group of each case of both sides, used as a whole or not at all; None: each case by itself."""
+    least: int = 1
+    """Patients below which a count is not told, and a class counts as not there."""
+    told: wire.Census | None = None
+    """What leaves of its counts; the same whatever is asked."""
+    parts: tuple[bytes, ...] = field(default=(), repr=False)
+    """The folders' own secrets."""
+    digest: str = ""
+    """A keyed digest of the registered rows and their sides: another one means that results may differ."""
 
     @property
     def columns(self) -> int:
@@ -83,16 +97,35 @@ class Hospital:
         return concatenate([self.adaptation, self.test])
 
     @cached_property
-    def digest(self) -> str:
-        """A keyed digest of every case and of the split: another one means that results may differ."""
-        total = hmac.new(self.secret, digestmod="sha256")
-        for side in (self.adaptation, self.test):
-            for part in (side.inputs, side.labels, side.patients):
-                total.update(part.contiguous().numpy().data)
-            total.update(str(len(side)).encode())
-        if self.measured:
-            total.update(self.measured.digest.encode())
-        return total.hexdigest()
+    def known(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Patients of each class to learn from and to test on, as far as they are told: 0 below `least`.
+
+        Those in groups of that class alone: so many are there whichever classes are asked for. Whether a
+        message is answered may depend on these, and on no other count.
+        """
+        sides = (self.adaptation, self.test)
+        counts = [_pure(cases, groups) for cases, groups in zip(sides, self._grouped, strict=True)]
+        classes = max(len(one) for one in counts)
+        told = [[count if count >= self.least else 0 for count in one] for one in counts]
+        learned, tested = (tuple(one + [0] * (classes - len(one))) for one in told)
+        return learned, tested
+
+    def of_classes(self, places: Sequence[int]) -> Hospital:
+        """Return the hospital with the groups whose cases are all of these classes, numbered by `places`.
+
+        Of several findings those in `places`; then no case is left out.
+        """
+        if self.adaptation.labels.ndim == 2:
+            sides = [replace(one, labels=one.labels[:, list(places)]) for one in (self.adaptation, self.test)]
+            return replace(self, adaptation=sides[0], test=sides[1])
+        pairs = zip((self.adaptation, self.test), self._grouped, strict=True)
+        (adaptation, learned), (test, tested) = (_among(cases, groups, places) for cases, groups in pairs)
+        measured = self.measured.of_classes(places) if self.measured else None
+        return replace(self, adaptation=adaptation, test=test, measured=measured, groups=(learned, tested))
+
+    @property
+    def _grouped(self) -> tuple[Int[Tensor, "learned"], Int[Tensor, "tested"]]:
+        return self.groups or (torch.arange(len(self.adaptation)), torch.arange(len(self.test)))
 
 
 def open_hospital(
@@ -102,195 +135,206 @@ def open_hospital(
     *,
     state: Path | None = None,
     labels: Path | None = None,
+    share: float = 0.5,
     progress: Progress | None = None,
 ) -> Hospital:
-    """Return the hospital in `folder`, reading only the files that are new or changed since last time.
+    """Return the hospital in `folder` with all that can be used of it now (see `open_folders`).
 
-    `labels` names the CSV of an image hospital's labels where it is not `folder`/labels.csv.
-
-    `state` (by default `folder`/.zamenis) holds what belongs to the hospital alone: its secret, the
-    cached tensors and quarantine.csv. Raises DataError where the folder cannot be used at all.
+    `state` (by default `folder`/.zamenis) holds what belongs to the hospital alone; `labels` names the CSV of
+    an image hospital's labels where it is not `folder`/labels.csv; `share` of the patients are learned from.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder. Name the hospital's folder.")
-    folder = folder.resolve()
-    state = (state or folder / ".zamenis").resolve()
-    if labels or (folder / "labels.csv").is_file():
-        return _open_images(folder, labels or folder / "labels.csv", data, task, state, progress)
-    if (folder / "schema.toml").is_file():
-        return _open_table(folder, data, task, state)
-    raise DataError(f"{folder}: has neither labels.csv (images) nor schema.toml (a table); see docs/data.md.")
+    source = Source(folder.resolve(), state_of(folder, state), labels, share)
+    return open_folders(folder.resolve().name, [source], data, task, Rules(), progress)
 
 
-def join(name: str, parts: Sequence[Hospital]) -> Hospital:
-    """Return several folders as one hospital, copied into memory; their patients stay different people."""
-    offsets = np.cumsum([0, *(part.census.patients for part in parts)]).tolist()
-    measured = [part.measured for part in parts if part.measured]
-    return Hospital(
-        name,
-        concatenate([part.adaptation for part in parts], offsets[:-1]),
-        concatenate([part.test for part in parts], offsets[:-1]),
-        Census(
-            accepted=sum(part.census.accepted for part in parts),
-            refused=_summed([part.census.refused for part in parts]),
-            patients=offsets[-1],
-            per_class=_summed([part.census.per_class for part in parts]),
-            warnings=tuple(f"{part.name}: {warning}" for part in parts for warning in part.census.warnings),
-        ),
-        hashlib.sha256(b"".join(part.secret for part in parts)).digest(),
-        join(name, measured) if measured else None,
-    )
-
-
-def _open_images(
-    folder: Path, sheet: Path, data: Data, task: Task, state: Path, progress: Progress | None
-) -> Hospital:
-    labels = read_labels(sheet, task)
-    keys = open_keys(state)
-    shape = (data.channels, data.image_size, data.image_size)
-    with ExitStack() as open_caches:
-        cache = open_caches.enter_context(_cache(state, "x".join(map(str, shape)), shape))
-        files, masks = find_files(folder, state), None
-        if task.kind == "segmentation":
-            named = {cells[0].removeprefix("./") for cells, _ in labels.rows.values()}
-            files = [file for file in files if file.relative not in named]
-            size = data.image_size
-            kept = _cache(state, f"masks-{len(task.classes)}x{size}x{size}", (1, size, size))
-            masks = Masks(
-                folder,
-                open_caches.enter_context(kept),
-                keys,
-                task.classes,
-                size,
-                one_by_one=labels.key in ONE_BY_ONE,
-            )
-        found = Survey(cache, keys, labels, data, task, masks)
-        for done, file in enumerate(files, start=1):
-            found.visit(file)
-            if progress:
-                progress(done, len(files))
-        write_quarantine(state, found.quarantined)
-        return _divided(folder, found, data, task)
-
-
-def _cache(state: Path, name: str, shape: tuple[int, int, int]) -> Cache:
-    return Cache(state / "cache" / name, shape)
-
-
-def _divided(folder: Path, found: Survey, data: Data, task: Task) -> Hospital:
-    """Return what a survey accepted, split by patient and in a lasting order."""
-    labels = found.labels
-    refused = Counter(line.reason for line in found.quarantined)
-    if not found.accepted:
-        raise DataError(_nothing_accepted(folder, refused, len(labels.rows), labels.key))
-    names = sorted(found.accepted)
-    known = [found.known[name] for name in names]
-    adaptation = divide(
-        [one.patient for one in known],
-        [one.fraction for one in known],
-        [found.accepted[name].side for name in names],
-        share=data.adaptation_share,
-    )
-    order = [names[row] for row in _adaptation_first(adaptation)]
-    inputs = found.arrange(order)
-    cases = Cases(
-        inputs,
-        found.labelled(order),
-        _numbered([found.known[name].patient for name in order]),
-    )
-    unmatched = f"{found.unmatched} of {len(labels.rows)} rows in labels.csv match no image"
-    warnings = (unmatched,) if found.unmatched else ()
-    return _hospital(folder.name, cases, adaptation, task, found.keys.digest, refused, warnings)
-
-
-def _open_table(folder: Path, data: Data, task: Task, state: Path) -> Hospital:
-    keys = open_keys(state)
-    table = read_table(folder, task)
-    if task.kind == "segmentation":
-        raise DataError(f"{folder}: is a table, and segmentation needs images with masks. Leave it out.")
-    targets = [target_of(cells, task) for cells in table.labels]
-    quarantined = [
-        Quarantined(f"table.csv line {line}", target, REMEDIES[target])
-        for line, target in zip(table.sheet.lines, targets, strict=True)
-        if isinstance(target, Reason)
-    ]
-    write_quarantine(state, quarantined)
-    refused = Counter(line.reason for line in quarantined)
-    rows = np.array([row for row, target in enumerate(targets) if not isinstance(target, Reason)], int)
-    if not len(rows):
-        wanted = f"one of {', '.join(task.classes)}" if task.kind == "classification" else "usable"
-        raise DataError(f"{folder}: no row's {' or '.join(task.columns)} is {wanted}. Mend the labels.")
-    patients = [table.patients[row] or f"line {table.sheet.lines[row]}" for row in rows]
-    drawn = [fraction(keys.split, patient) for patient in patients]
-    adaptation = divide(patients, drawn, [table.sides[row] for row in rows], share=data.adaptation_share)
-    learned = np.zeros(len(targets), bool)
-    learned[rows[adaptation]] = True
-    order = _adaptation_first(adaptation)
-    cases = Cases(
-        torch.from_numpy(table.features(learned)[rows[order]]),
-        stacked([targets[row] for row in rows[order]], task),
-        _numbered([patients[row] for row in order]),
-    )
-    hospital = _hospital(folder.name, cases, adaptation, task, keys.digest, refused, ())
-    if data.standardise == "site":
-        return hospital
-    columns = replace(cases, inputs=torch.from_numpy(table.measured()[rows[order]]))
-    measured = _hospital(folder.name, columns, adaptation, task, keys.digest, refused, ())
-    return replace(hospital, measured=measured)
-
-
-def _hospital(
+def open_folders(
     name: str,
-    cases: Cases,
-    adaptation: NDArray[np.bool_],
+    sources: Sequence[Source],
+    data: Data,
     task: Task,
-    secret: bytes,
-    refused: Mapping[str, int],
-    warnings: tuple[str, ...],
+    rules: Rules,
+    progress: Progress | None = None,
 ) -> Hospital:
-    """Cut `cases`, which come adaptation first, in two, and count them."""
-    per_class = counted(cases.labels, task)
-    cut = int(adaptation.sum())
-    for side, labels in (("test", cases.labels[cut:]), ("adaptation", cases.labels[:cut])):
+    """Return a task's folders as one hospital; a patient in two of them is one where they share a key.
+
+    Raises DataError where a folder cannot be used, or the rows are not those that were registered.
+    """
+    with ExitStack() as caches:
+        readings = [read_folder(one, data, task, caches=caches, progress=progress) for one in sources]
+        rows, named = rows_of(readings), named_of(task)
+        record = rules.record
+        if record is None:
+            refused = refused_of(readings)
+            record = Record().registered(named, rows, floor=rules.floor, answered=0, refused=refused)
+            record.check_sides(named, rows, floor=rules.floor)
+        chosen = record.select(named, rows, floor=rules.floor)
+        notes = tuple(
+            f"{source.folder.name}: {one.unmatched}" if len(sources) > 1 else one.unmatched
+            for source, one in zip(sources, readings, strict=True)
+            if one.unmatched
+        )
+        hospital = _joined(name, readings, chosen, record, task, notes)
+    hospital = replace(hospital, least=rules.least, digest=_digest(hospital, rows, chosen, record))
+    return replace(hospital, told=_told(hospital, task, record.uses[named].refused))
+
+
+def named_of(task: Task) -> str:
+    """Return the name of a task in a record of rows: what the label is, not which values are asked for."""
+    columns = task.classes if task.kind == "multi-label" else ()
+    return json.dumps([task.kind, task.label, *columns])
+
+
+def rows_of(readings: Iterable[Reading]) -> list[Row]:
+    """Return all rows of a task's folders. DataError: two folders name theirs by the same secret."""
+    rows = [row for one in readings for row in one.rows]
+    if len({row.name for row in rows}) < len(rows):
+        raise DataError(
+            "two folders hold the same images or rows under one secret; register each of them once."
+        )
+    return rows
+
+
+def refused_of(readings: Iterable[Reading]) -> dict[str, int]:
+    """Return how many files or lines are left out of a task's folders, by reason."""
+    total: Counter[str] = Counter()
+    for one in readings:
+        total.update(one.refused)
+    return dict(sorted(total.items()))
+
+
+def _joined(
+    name: str,
+    readings: Sequence[Reading],
+    chosen: Mapping[str, int],
+    record: Record,
+    task: Task,
+    notes: tuple[str, ...],
+) -> Hospital:
+    """Return the chosen rows of all folders: each folder's in its order, those to learn from first."""
+    numbers: dict[str, int] = {}
+    parts, inner = [], []
+    for reading in readings:
+        used = [place for place, row in enumerate(reading.rows) if row.name in chosen]
+        if not used:
+            continue
+        groups = np.array([chosen[reading.rows[place].name] for place in used])
+        learned = np.array([record.groups[number].learned for number in groups.tolist()])
+        order = np.argsort(~learned, kind="stable")
+        places = np.array(used, dtype=np.intp)[order]
+        tensors, cut = reading.load(places, int(learned.sum())), int(learned.sum())
+        for _, patient in sorted({(reading.people[at], reading.rows[at].patient) for at in used}):
+            numbers.setdefault(patient, len(numbers))
+        patients = torch.tensor([numbers[reading.rows[at].patient] for at in places.tolist()])
+        where = torch.from_numpy(groups[order])
+        parts.append(_sides(tensors.inputs, tensors, patients, where, cut))
+        if tensors.measured is not None:
+            inner.append(_sides(tensors.measured, tensors, patients, where, cut))
+    census = _census(readings, parts, task, notes)
+    secrets = [one.secret for one in readings]
+    secret = secrets[0] if len(secrets) == 1 else hashlib.sha256(b"".join(secrets)).digest()
+    measured = Hospital(name, *_concatenated(inner), census, secret) if inner else None
+    hospital = Hospital(name, *_concatenated(parts), census, secret, measured, _groups(parts))
+    hospital = replace(hospital, parts=tuple(secrets))
+    if measured:
+        return replace(hospital, measured=replace(measured, groups=hospital.groups))
+    return hospital
+
+
+_Sides = tuple[tuple[Cases, Tensor], tuple[Cases, Tensor]]
+
+
+def _sides(inputs: Tensor, tensors: Tensors, patients: Tensor, groups: Tensor, cut: int) -> _Sides:
+    """Return a folder's cases and their groups, those to learn from and those to test on."""
+    labels = tensors.labels
+    return (
+        (Cases(inputs[:cut], labels[:cut], patients[:cut]), groups[:cut]),
+        (Cases(inputs[cut:], labels[cut:], patients[cut:]), groups[cut:]),
+    )
+
+
+def _concatenated(parts: Sequence[_Sides]) -> tuple[Cases, Cases]:
+    if len(parts) == 1:
+        return parts[0][0][0], parts[0][1][0]
+    nobody_moves = [0] * len(parts)
+    adaptation = concatenate([learned for (learned, _), _ in parts], nobody_moves)
+    return adaptation, concatenate([tested for _, (tested, _) in parts], nobody_moves)
+
+
+def _groups(parts: Sequence[_Sides]) -> tuple[Tensor, Tensor]:
+    return torch.cat([here for (_, here), _ in parts]), torch.cat([here for _, (_, here) in parts])
+
+
+def _census(
+    readings: Sequence[Reading], parts: Sequence[_Sides], task: Task, notes: tuple[str, ...]
+) -> Census:
+    """Count the rows that are used, for the hospital itself."""
+    adaptation, test = _concatenated(parts)
+    for side, labels in (("test", test.labels), ("adaptation", adaptation.labels)):
         present = torch.unique(labels).tolist() if task.kind == "classification" else []
         if len(present) == 1:
-            warnings = (f"all {side} cases are of class {task.classes[present[0]]}", *warnings)
-    patients = int(cases.patients.max()) + 1
-    return Hospital(
-        name,
-        Cases(cases.inputs[:cut], cases.labels[:cut], cases.patients[:cut]),
-        Cases(cases.inputs[cut:], cases.labels[cut:], cases.patients[cut:]),
-        Census(len(cases), dict(sorted(refused.items())), patients, per_class, warnings),
-        secret,
-    )
+            notes = (f"all {side} cases are of class {task.classes[present[0]]}", *notes)
+    patients = torch.cat([adaptation.patients, test.patients])
+    per_class = counted(torch.cat([adaptation.labels, test.labels]), task) if task.classes else {}
+    return Census(len(patients), refused_of(readings), len(torch.unique(patients)), per_class, notes)
 
 
-def _adaptation_first(adaptation: NDArray[np.bool_]) -> NDArray[np.intp]:
-    return np.argsort(~adaptation, kind="stable")
+def _digest(hospital: Hospital, rows: Sequence[Row], chosen: Mapping[str, int], record: Record) -> str:
+    """Return a keyed digest of the chosen rows: content, label, and side of the split."""
+    total = hmac.new(hospital.secret, digestmod="sha256")
+    for row in sorted(rows, key=lambda row: row.name):
+        if row.name in chosen:
+            side = record.groups[chosen[row.name]].learned
+            total.update(json.dumps([row.name, row.patient, row.content, row.target, side]).encode())
+    return total.hexdigest()
 
 
-def _numbered(patients: Sequence[str]) -> torch.Tensor:
-    """Return patients as numbers from 0 upwards."""
-    return torch.from_numpy(np.unique(np.array(patients), return_inverse=True)[1].astype(np.int64))
+def _told(hospital: Hospital, task: Task, refused: Mapping[str, int]) -> wire.Census:
+    """Return what leaves of a hospital's counts: of patients, none below the least, of registered classes.
+
+    Findings and refusals are rounded down to multiples of the least: they change by single patients or files.
+    """
+    least, sides = hospital.least, (hospital.adaptation, hospital.test)
+
+    def enough(count: int) -> int | None:
+        return count if count >= least and count else None
+
+    patients = [enough(len(torch.unique(one.patients))) for one in sides]
+    per_class: dict[str, wire.Sides] = {}
+    for place, name in enumerate(task.classes):
+        if task.kind == "classification":
+            known = [one[place] if place < len(one) else 0 for one in hospital.known]
+        elif task.kind == "multi-label":
+            having = [len(torch.unique(one.patients[one.labels[:, place] == 1])) for one in sides]
+            known = [count // least * least for count in having]
+        else:
+            break
+        per_class[name] = (enough(known[0]), enough(known[1]))
+    rounded = {name: count // least * least for name, count in refused.items() if count >= least}
+    return wire.Census(least, (patients[0], patients[1]), per_class, rounded)
 
 
-def _nothing_accepted(folder: Path, refused: Mapping[str, int], rows: int, key: str) -> str:
-    """Return why no file of an image hospital could be used, in counts."""
-    if not refused:
-        return f"{folder}: labels.csv has {rows} rows, but the folder holds no image. Add DICOM files."
-    counts = ", ".join(f"{count} {reason}" for reason, count in refused.items())
-    by_labels = {Reason.MISSING_LABEL, Reason.UNKNOWN_CLASS}
-    images = sum(count for reason, count in refused.items() if reason in by_labels)
-    if images == refused.get(Reason.MISSING_LABEL) != 0:
-        return (
-            f"{folder}: none of {images} images has a label, and none of {rows} rows in labels.csv an image "
-            f"({counts}). Check that the {key} column holds the images' own {key}."
-        )
-    return f"{folder}: no file can be used ({counts}). Its state folder's quarantine.csv tells each remedy."
+def _pure(cases: Cases, groups: Int[Tensor, "case"]) -> list[int]:
+    """Return how many patients of each class are in groups of that class alone."""
+    strata = cases.strata
+    if not len(strata):
+        return []
+    classes = int(strata.max()) + 1
+    _, place = torch.unique(groups, return_inverse=True)
+    first = torch.full((int(place.max()) + 1,), -1).scatter(0, place, strata)
+    alien = torch.zeros(len(first), dtype=torch.bool)
+    alien[place[first[place] != strata]] = True
+    alone = ~alien[place]
+    return [len(torch.unique(cases.patients[alone & (strata == label)])) for label in range(classes)]
 
 
-def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for part in counts:
-        total.update(part)
-    return dict(total)
+def _among(
+    cases: Cases, groups: Int[Tensor, "case"], places: Sequence[int]
+) -> tuple[Cases, Int[Tensor, "chosen"]]:
+    """Return the cases of groups of these classes alone, labelled by their place in `places`."""
+    numbers = torch.full((max([*cases.labels.tolist(), *places], default=0) + 1,), -1)
+    numbers[list(places)] = torch.arange(len(places))
+    labels = numbers[cases.labels]
+    kept = ~torch.isin(groups, groups[labels < 0])
+    if kept.all():
+        return replace(cases, labels=labels), groups
+    return Cases(cases.inputs[kept], labels[kept], cases.patients[kept]), groups[kept]

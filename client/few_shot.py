@@ -136,8 +136,7 @@ class Judge:
 
     def _able(self, shot: int) -> list[int]:
         """Return the classes with enough patients to adapt with and to test on."""
-        learnable = self.hospital.adaptation.per_class(len(self.classes))
-        testable = self.hospital.test.per_class(len(self.classes))
+        learnable, testable = self.hospital.known
         return [
             label
             for label, (learn, test) in enumerate(zip(learnable, testable, strict=True))
@@ -202,9 +201,8 @@ class Judge:
 
 def cannot_judge(hospital: Hospital, classes: tuple[str, ...], shot: int) -> str:
     """Return why K = `shot` cannot be judged at a hospital, or nothing."""
-    learnable = hospital.adaptation.per_class(len(classes))
-    testable = hospital.test.per_class(len(classes))
-    for name, learn, test in zip(classes, learnable, testable, strict=True):
+    for place, name in enumerate(classes):
+        learn, test = (side[place] if place < len(side) else 0 for side in hospital.known)
         of = f" of class {name}" if len(classes) > 1 else ""
         if test < LEAST_TEST_PATIENTS:
             return f"fewer than {LEAST_TEST_PATIENTS} test patients{of}"

@@ -15,7 +15,7 @@ from client.episodes import episodes
 from client.policy import Policy
 from common.algorithms import Algorithm
 from common.cases import Cases, Episode
-from common.errors import PolicyError
+from common.errors import DataError, PolicyError
 from common.inner_loop import least_patients
 from common.sections import Training
 from common.seeds import Draws
@@ -23,10 +23,24 @@ from common.seeds import Draws
 
 def check_lesson(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> None:
     """Raise PolicyError or DataError where no round of this training would be taken part in."""
+    check_known(lesson, training)
     bare = replace(lesson.cases, inputs=torch.empty(len(lesson.cases), 0))
     draws = Draws.of_seed(0, "describe")
     drawn = episodes(bare, lesson.strata, training, draws, halves=algorithm.queries, least=policy.min_count)
     check_floors(policy, drawn, training, algorithm)
+
+
+def check_known(lesson: Lesson, training: Training) -> None:
+    """Raise DataError where too few classes have the patients that episodes need, by what is told of them.
+
+    No other count decides: classes have at least what is told, in groups of their own (`Hospital.known`).
+    """
+    able = sum(count >= training.shot for count in lesson.patients if count)
+    if training.shot and able < (training.way or len(lesson.strata)):
+        raise DataError(
+            f"episodes of {training.shot} patients per class need more classes with so many than are told here. "
+            "Lower training.shot (0 is ordinary training) or training.way."
+        )
 
 
 def check_floors(policy: Policy, tasks: Sequence[Episode], training: Training, algorithm: Algorithm) -> None:

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Field, field_validator
 
+from client.book import Book
 from client.peers import Peers, peers_of
 from client.pinboard import Pinned, to_toml
 from common.errors import ConfigError
@@ -36,7 +37,7 @@ from common.files import PRIVATE, fresh_folder, write_bytes, write_text
 from common.identity import fingerprint
 from common.names import Host, Name, Port, origin
 from common.secagg.identity import Identity, Peer, Roster
-from common.sections import Section, Task, TaskName
+from common.sections import Section, Share, Task, TaskName
 from common.settings import read_toml, validate
 
 HOURS = r"^(([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9])?$"
@@ -53,6 +54,8 @@ class Registered(Section):
     kind: TaskName = "classification"
     label: str
     classes: tuple[str, ...]
+    adaptation_share: Share = 0.5
+    """Share of its patients to learn from; who is settled already stays where they are."""
 
     @property
     def task(self) -> Task:
@@ -232,6 +235,11 @@ class Home:
     def state(self) -> Path:
         """What must survive a restart."""
         return self.directory / "state"
+
+    @property
+    def book(self) -> Book:
+        """Which rows are registered."""
+        return Book(self.state / "data" / "rows.json")
 
     @property
     def paused(self) -> bool:

@@ -30,7 +30,7 @@ from client.cache import Cache, Known
 from client.dicom import Instance, open_instance
 from client.preflight import File, Reason, refuse
 from client.resample import fit_square
-from client.split import SiteKeys, keyed_hash
+from client.split import SiteKeys, content_of, keyed_hash
 from common.errors import Refused
 
 FORMATS = ("PNG", "TIFF", "BMP")
@@ -57,8 +57,11 @@ class Masks:
     _names: dict[str, str] = field(default_factory=dict)
     _known: dict[str, Known] = field(default_factory=dict)
 
-    def take(self, image: str, file: File, relative: str) -> None:
-        """Read the mask at `relative` of an image, which goes by the name `image`; raises Refused."""
+    def take(self, image: str, file: File, relative: str) -> str:
+        """Read the mask at `relative` of an image, which goes by the name `image`; raises Refused.
+
+        Returns the keyed hash of the mask's bytes.
+        """
         path = inside(self.folder, relative)
         if path is None:
             raise refuse(Reason.NO_MASK)
@@ -73,8 +76,12 @@ class Masks:
         if known is None:
             with open_instance(file.path) as instance:
                 mask = read_mask(path, instance, self.classes, size=self.size)
-            known = Known(found.st_size, found.st_mtime_ns, row=self.cache.append(mask[None]))
+            content = content_of(self.keys, path)
+            known = Known(
+                found.st_size, found.st_mtime_ns, content=content, row=self.cache.append(mask[None])
+            )
         self._names[image], self._known[name] = name, known
+        return known.content
 
     def arrange(self, images: Sequence[str]) -> Float[Tensor, "row height width"]:
         """Return the masks of `images`, and let the cache remember this pass."""

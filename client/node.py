@@ -276,6 +276,8 @@ def config_of(home: Home) -> NodeConfig:
         "state": "\n".join(one.state for one in settings.data),
         "labels": "\n".join(one.labels for one in settings.data),
         "tasks": "\n".join(json.dumps([one.kind, one.label, *one.classes]) for one in settings.data),
+        "shares": "\n".join(str(one.adaptation_share) for one in settings.data),
+        "rows": str(home.book.path),
         "policy": str(home.policy),
         "device": settings.device,
         "threads": settings.threads,

@@ -12,9 +12,9 @@ from client import classes
 from client.dataset import Hospital
 from client.episodes import episodes
 from client.few_shot import Judge
-from client.floors import check_floors
+from client.floors import check_floors, check_known
 from client.kept import Kept
-from client.pinned import pin
+from client.legacy_pins import check_pins
 from client.policy import policy_of
 from client.site import Node, learner_of
 from common import columns, heads, weights, wire
@@ -56,6 +56,7 @@ class Part:
         assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
         policy = policy_of(self.node.policy_file)
         lesson = classes.lesson(self.hospital, self.config, self.algorithm)
+        check_known(lesson, training)
         draws = self._draws(phi, server_round, clip)
         tasks = episodes(
             lesson.cases,
@@ -93,8 +94,7 @@ class Part:
         if measured is None:
             raise DataError("has no numeric columns that the federation standardises.")
         cases = classes.lesson(measured, self.config, self.algorithm).cases
-        if self.node.policy_file:
-            pin(self.node.own_state, self.hospital, cases)
+        check_pins(self.node.own_states, self.hospital.parts, self.hospital.secret, cases)
         return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, 1, within=True)
 
     def judge(self, phi: Weights) -> Judge:

@@ -1,14 +1,19 @@
-"""Registering a folder: read it once as a run would, and write down what it offers; nothing leaves."""
+"""Registering folders: read them once as a run would, and settle which rows may be summed; nothing leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from client.dataset import Census, Progress, open_hospital
+from client.dataset import Census, named_of, open_hospital, refused_of, rows_of
+from client.folder import Progress, Source, read_folder
 from client.home import Home, Registered
+from client.policy import policy_of
+from client.rows import Use
+from client.split import share_patients
 from client.tables import class_values
 from common.errors import ConfigError, DataError
 from common.sections import Data, Task, TaskName
@@ -20,10 +25,12 @@ MOST_CLASSES = 50
 
 @dataclass(frozen=True)
 class Registration:
-    """What was registered, and what a first reading found."""
+    """What was registered, what a first reading found, and what of it is used."""
 
     registered: Registered
     census: Census
+    use: Use
+    """Of all folders with this label."""
 
 
 def register(
@@ -35,54 +42,103 @@ def register(
     classes: Sequence[str] = (),
     labels: Path | None = None,
     state: Path | None = None,
+    share: float | None = None,
     image_size: int = Data().image_size,
     progress: Progress | None = None,
 ) -> Registration:
     """Read `folder`, write its quarantine report, and add it to the node's data (or renew its entry).
 
-    Without `state`, the folder's cache and secret lie where they did, or in the node's own folder: the
-    data may be read-only. Without `classes`, a classification takes the label's own values, in order. Raises
-    DataError where the folder cannot be used; then nothing is registered.
+    Its rows are settled with those of the label's other folders (`client.rows`). Without `state`, the
+    folder's cache and secret lie where they did, or in the node's own folder: the data may be read-only.
+    Without `classes`, a classification takes those of the label's other folders, or the label's own values in
+    order. Without `share`, that of the entry that is renewed, or one half. Raises DataError or ConfigError
+    where the folder cannot be used; then nothing is registered.
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder. Name the folder with the hospital's data.")
-    found = tuple(classes)
+    known = [one for one in home.settings.data if (one.folder, one.label) != (str(folder), label)]
+    beside = [one for one in known if (one.kind, one.label) == (kind, label)]
+    before = next(
+        (one for one in home.settings.data if (one.folder, one.label) == (str(folder), label)), None
+    )
+    found = tuple(classes) or (beside[0].classes if beside else ())
     if kind == "classification" and not found:
         found = _values(folder, labels, label)
     task = validate(Task, {"kind": kind, "label": label, "classes": found}, "register")
+    if beside and beside[0].classes != found:
+        raise ConfigError(
+            f"{beside[0].folder}: is registered for {label} with the classes {', '.join(beside[0].classes)}; "
+            "all folders of a label have the same. Name those, or forget that folder first."
+        )
     private = state.expanduser().resolve() if state else _state_of(home, folder)
-    data = Data(image_size=image_size)
-    hospital = open_hospital(folder, data, task, state=private, labels=labels, progress=progress)
-    entry = Registered(
-        folder=str(folder),
-        state=str(private),
-        labels=str(labels.expanduser().resolve()) if labels else "",
-        kind=kind,
-        label=label,
-        classes=found,
+    entry = validate(
+        Registered,
+        {
+            "folder": str(folder),
+            "state": str(private),
+            "labels": str(labels.expanduser().resolve()) if labels else "",
+            "kind": kind,
+            "label": label,
+            "classes": found,
+            "adaptation-share": share or (before.adaptation_share if before else 0.5),
+        },
+        "register",
     )
-    known = home.settings.data
-    others = tuple(one for one in known if (one.folder, one.label) != (entry.folder, entry.label))
-    _write(home, (*others, entry))
-    return Registration(entry, hospital.census)
+    share_patients(home.book.path.parent, private)
+    if before and named_of(before.task) != named_of(task):
+        home.book.leave(named_of(before.task))
+    census = open_hospital(
+        folder,
+        Data(image_size=image_size),
+        task,
+        state=private,
+        labels=labels,
+        share=entry.adaptation_share,
+        progress=progress,
+    ).census
+    use = _settle(home, [*beside, entry], Data(image_size=image_size))
+    _write(home, (*known, entry))
+    return Registration(entry, census, use)
+
+
+def _settle(home: Home, entries: Sequence[Registered], data: Data) -> Use:
+    """Settle which rows of a label's folders are used, and return that."""
+    task = entries[0].task
+    with ExitStack() as caches:
+        readings = [read_folder(source_of(one), data, task, caches=caches) for one in entries]
+        rows, floor = rows_of(readings), policy_of(home.policy).min_patients
+        record = home.book.register(named_of(task), rows, floor=floor, refused=refused_of(readings))
+    return record.uses[named_of(task)]
+
+
+def source_of(entry: Registered) -> Source:
+    """Return where a registered folder's data are."""
+    labels = Path(entry.labels) if entry.labels else None
+    return Source(Path(entry.folder), Path(entry.state), labels, entry.adaptation_share)
 
 
 def census_of(entry: Registered) -> Census:
     """Return the counts of a registered folder as it is now."""
-    labels = Path(entry.labels) if entry.labels else None
+    source = source_of(entry)
     return open_hospital(
-        Path(entry.folder), Data(), entry.task, state=Path(entry.state), labels=labels
+        source.folder, Data(), entry.task, state=source.state, labels=source.labels, share=source.share
     ).census
 
 
 def forget(home: Home, folder: Path) -> None:
-    """Take a folder out of the node's data; its files stay as they are."""
+    """Take a folder out of the node's data; its files stay as they are, and its rows in the record."""
     target = str(folder.expanduser().resolve())
     kept = tuple(one for one in home.settings.data if one.folder != target)
     if len(kept) == len(home.settings.data):
         raise ConfigError(f"{folder}: is not registered; zamenis-hospital data lists what is.")
+    for gone in (one for one in home.settings.data if one.folder == target):
+        home.book.leave(named_of(gone.task))
     _write(home, kept)
+    for gone in (one for one in home.settings.data if one.folder == target):
+        left = [one for one in kept if (one.kind, one.label) == (gone.kind, gone.label)]
+        if left:
+            _settle(home, left, Data())
 
 
 def _values(folder: Path, labels: Path | None, label: str) -> tuple[str, ...]:

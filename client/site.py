@@ -9,6 +9,8 @@ Everything comes from the node's own configuration, never from the coordinator:
 | `state` | where each folder's secret and cache are, one a line; empty: in the folder's own `.zamenis` |
 | `labels` | where each folder's labels are, one a line; empty: its own labels.csv |
 | `tasks` | kind, label and classes that each folder is registered for, a JSON list a line; none: any |
+| `shares` | share of each folder's patients to learn from, one a line; empty: one half |
+| `rows` | file that says which rows are registered; none: those that are there when they are first read |
 | `policy` | file that says what a coordinator may ask for; none: everything |
 | `secrets` | folder with this site's part of secure aggregation; none: its node stands before it |
 | `device` | `auto`, `cpu` or `cuda` |
@@ -26,13 +28,16 @@ from pathlib import Path
 
 import torch
 
-from client.dataset import Hospital, join, open_hospital
+from client.book import Book
+from client.dataset import Hospital, Rules, open_folders
+from client.folder import Source, stamp, state_of
+from client.policy import policy_of
 from client.tables import offers
 from common.config import from_json
 from common.errors import DataError
 from common.initialise import learner_of_algorithm, parameters_of
 from common.learner import Learner, device_of
-from common.sections import Task
+from common.sections import Data, Task
 
 NodeConfig = Mapping[str, str | int | float | bool]
 """The keys above, as Flower hands them to a ClientApp."""
@@ -47,6 +52,8 @@ class Node:
     states: tuple[Path | None, ...]
     labels: tuple[Path | None, ...]
     tasks: tuple[tuple[str, ...], ...]
+    shares: tuple[float, ...]
+    rows: Path | None
     policy_file: Path | None
     secrets: Path | None
     device: str
@@ -55,7 +62,12 @@ class Node:
     @property
     def own_state(self) -> Path:
         """Where the node itself keeps things: beside its first folder's secret."""
-        return self.states[0] or self.folders[0] / ".zamenis"
+        return self.own_states[0]
+
+    @property
+    def own_states(self) -> tuple[Path, ...]:
+        """Where what is its own about each folder lies."""
+        return tuple(state_of(*both) for both in zip(self.folders, self.states, strict=True))
 
     @classmethod
     def of(cls, node_config: Mapping[str, object]) -> Node:
@@ -67,6 +79,10 @@ class Node:
             states=_beside(folders, node_config.get("state", "")),
             labels=_beside(folders, node_config.get("labels", "")),
             tasks=tuple(tuple(json.loads(one)) for one in str(node_config.get("tasks", "")).splitlines()),
+            shares=tuple(
+                float(line) if line else 0.5 for line in _lines(folders, node_config.get("shares", ""))
+            ),
+            rows=Path(str(node_config["rows"])) if "rows" in node_config else None,
             policy_file=Path(str(node_config["policy"])) if "policy" in node_config else None,
             secrets=Path(str(node_config["secrets"])) if "secrets" in node_config else None,
             device=str(node_config.get("device", "auto")),
@@ -74,19 +90,25 @@ class Node:
         )
 
 
-def _registered(node: Node, place: int, task: Task) -> bool:
-    """Return whether a folder is registered for this label and these classes, and may be asked for them."""
+def _registered(node: Node, place: int, task: Task) -> Task | None:
+    """Return the task that a folder is registered for, if it may be asked for this one."""
     if place >= len(node.tasks):
-        return True
+        return task
     kind, label, *classes = node.tasks[place]
     fits = list(task.classes) == classes if kind == "segmentation" else set(task.classes) <= set(classes)
-    return (task.kind, task.label) == (kind, label) and fits
+    if (task.kind, task.label) != (kind, label) or not fits:
+        return None
+    return task.model_copy(update={"classes": tuple(classes)})
 
 
 def _beside(folders: tuple[Path, ...], lines: object) -> tuple[Path | None, ...]:
     """Return one path for each folder; a line that is missing or empty is none."""
-    paths = [Path(line) if line else None for line in str(lines).split("\n")]
-    return tuple(paths + [None] * len(folders))[: len(folders)]
+    return tuple(Path(line) if line else None for line in _lines(folders, lines))
+
+
+def _lines(folders: tuple[Path, ...], lines: object) -> list[str]:
+    """Return one line for each folder; what is missing is empty."""
+    return (str(lines).split("\n") + [""] * len(folders))[: len(folders)]
 
 
 def prepare(node: Node) -> None:
@@ -96,37 +118,76 @@ def prepare(node: Node) -> None:
         torch.set_num_threads(threads)
 
 
+def hospital_of(node: Node, config_json: str) -> Hospital:
+    """Return the node's hospital as a run asks for it, which counts as answered in its edition of rows.
+
+    It is opened once per process, and again where a file or the registration has changed. DataError: no
+    folder is registered for the task, or a row is not as it was registered.
+    """
+    config = from_json(config_json)
+    sources, task = _sources(node, config.task)
+    policy, book = policy_of(node.policy_file), Book(node.rows) if node.rows else None
+    record = book.load() if book else None
+    asked = _Asked(
+        data=config.data.model_copy(update={"hospitals": "", "adaptation_share": 0.5}),
+        task=task,
+        classes=config.task.classes,
+        rules=Rules(policy.min_patients, policy.min_count),
+        edition=record.edition if record else 0,
+        files=tuple(stamp(one) for one in sources) if book else (),
+    )
+    hospital = opener(node)(asked)
+    if book:
+        book.answer(asked.edition)
+    return hospital
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What an open hospital depends on: what is asked, and what is there."""
+
+    data: Data
+    task: Task
+    """As it is registered."""
+    classes: tuple[str, ...]
+    rules: Rules
+    edition: int
+    files: tuple[str, ...]
+
+
 MOST_OPEN = 2
 """Hospitals of one node that are open at once: a coordinator's configurations may not fill its memory."""
 
 
-def hospital_of(node: Node, config_json: str) -> Hospital:
-    """Return the node's hospital, which stays open for the next messages with this configuration."""
-    return opener(node)(config_json)
-
-
 @lru_cache(maxsize=256)
-def opener(node: Node) -> Callable[[str], Hospital]:
-    """Return what opens a node's hospital for a configuration, and keeps those opened last."""
+def opener(node: Node) -> Callable[[_Asked], Hospital]:
+    """Return what opens a node's hospital as it is asked for, and keeps those opened last."""
     return lru_cache(maxsize=MOST_OPEN)(partial(_open, node))
 
 
-def _open(node: Node, config_json: str) -> Hospital:
+def _open(node: Node, asked: _Asked) -> Hospital:
     """Open the node's hospital: one folder's images stay memory-mapped, several folders are copied."""
-    config = from_json(config_json)
-    places = zip(node.folders, node.states, node.labels, strict=True)
-    parts = [
-        open_hospital(folder, config.data, config.task, state=state, labels=labels)
-        for place, (folder, state, labels) in enumerate(places)
-        if _registered(node, place, config.task)
-        and (len(node.folders) == 1 or offers(folder, labels, config.task.columns))
-    ]
-    if not parts:
+    sources, task = _sources(node, asked.task)
+    rules = replace(asked.rules, record=Book(node.rows).load()) if node.rows else asked.rules
+    hospital = open_folders(node.site, sources, asked.data, task, rules)
+    if asked.classes == task.classes:
+        return hospital
+    return hospital.of_classes([task.classes.index(name) for name in asked.classes])
+
+
+def _sources(node: Node, task: Task) -> tuple[list[Source], Task]:
+    """Return the folders that may be asked for a task, and the task that they are registered for."""
+    sources, registered = [], task
+    for place, (folder, state, labels) in enumerate(zip(node.folders, node.states, node.labels, strict=True)):
+        found = _registered(node, place, task)
+        if found and (len(node.folders) == 1 or offers(folder, labels, found.columns)):
+            sources.append(Source(folder.resolve(), state_of(folder, state), labels, node.shares[place]))
+            registered = found
+    if not sources:
         raise DataError(
-            f"no folder is registered for the label {config.task.label} with these classes; register one "
-            "for them."
+            f"no folder is registered for the label {task.label} with these classes; register one for them."
         )
-    return replace(parts[0], name=node.site) if len(parts) == 1 else join(node.site, parts)
+    return sources, registered
 
 
 @lru_cache(maxsize=16)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import secrets
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from common.errors import DataError
 
 KEY_BYTES = 32
+PATIENTS = "patients.key"
+"""The secret that names patients alike in all folders of a node, where it has several."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,43 @@ def open_keys(state: Path) -> SiteKeys:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():
             _create_once(path, secrets.token_bytes(KEY_BYTES))
-        root = path.read_bytes()
+        root = _read_key(path)
     except OSError as error:
         raise DataError(
             f"{path}: the hospital's secret cannot be kept there ({error.strerror}). "
             "Give a state folder on a local disk that may be written to."
         ) from error
-    if len(root) != KEY_BYTES:
-        raise DataError(
-            f"{path}: must hold {KEY_BYTES} bytes and holds {len(root)}. Restore it from a backup; "
-            "or delete it with the whole state folder, which splits the patients anew."
-        )
-    return SiteKeys(*(_derive(root, purpose) for purpose in ("split", "patient", "file", "digest")))
+    keys = SiteKeys(*(_derive(root, purpose) for purpose in ("split", "patient", "file", "digest")))
+    shared = state / PATIENTS
+    return replace(keys, patient=_derive(_read_key(shared), "patient")) if shared.exists() else keys
+
+
+def share_patients(node: Path, state: Path) -> None:
+    """Let `state` name patients by the secret of all folders of the node whose state is `node`.
+
+    So one patient in two folders is one patient. DataError: the state's patients go by another node's.
+    """
+    for folder in (node, state):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not (node / PATIENTS).exists():
+        _create_once(node / PATIENTS, secrets.token_bytes(KEY_BYTES))
+    secret = _read_key(node / PATIENTS)
+    if not (state / PATIENTS).exists():
+        _create_once(state / PATIENTS, secret)
+    if not hmac.compare_digest(_read_key(state / PATIENTS), secret):
+        raise DataError(f"{state}: belongs to another node. Give this one a state of its own, with --state.")
 
 
 def keyed_hash(key: bytes, text: str) -> str:
     """Return 128 bits of HMAC-SHA256 as hexadecimal: the same text has the same name, which tells nothing."""
     return hmac.digest(key, text.encode("utf-8", "surrogateescape"), "sha256")[:16].hex()
+
+
+def content_of(keys: SiteKeys, path: Path) -> str:
+    """Return 128 bits of HMAC-SHA256 of a file's bytes as hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hmac.new(keys.file, digestmod="sha256"))
+    return digest.hexdigest()[:32]
 
 
 def fraction(key: bytes, text: str) -> float:
@@ -103,6 +126,16 @@ def _create_once(path: Path, content: bytes) -> None:
         pass
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _read_key(path: Path) -> bytes:
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise DataError(
+            f"{path}: must hold {KEY_BYTES} bytes and holds {len(key)}. Restore it from a backup; "
+            "or delete it with the whole state folder, which splits the patients anew."
+        )
+    return key
 
 
 def _derive(root: bytes, purpose: str) -> bytes:

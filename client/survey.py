@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +14,7 @@ from client.cache import Cache, Known
 from client.dicom import Instance, open_instance
 from client.masks import Masks
 from client.preflight import REMEDIES, File, Quarantined, Reason
-from client.split import SiteKeys, fraction, keyed_hash
+from client.split import SiteKeys, content_of, fraction, keyed_hash
 from client.tables import Labels
 from client.targets import Target, stacked, target_of
 from common.errors import Refused
@@ -24,6 +26,8 @@ class Accepted:
     """What a file's label says, and the side of the split that labels.csv gives it, if any."""
 
     target: Target
+    digest: str
+    """Keyed hash of the label, or of its mask's content."""
     side: bool | None
 
 
@@ -72,13 +76,14 @@ class Survey:
         cells, side = self._rows[key]
         target = target_of(cells, self.task)
         assert not isinstance(target, Reason)  # noqa: S101 - _objection has seen to it
+        said = f"label {json.dumps(cells)}"
         try:
             if self.masks:
-                self.masks.take(name, file, str(target))
+                said = f"mask {self.masks.take(name, file, str(target))}"
         except Refused as refusal:
             self.quarantined.append(Quarantined(file.relative, refusal.reason, refusal.remedy))
             return
-        self.accepted[name] = Accepted(target, side)
+        self.accepted[name] = Accepted(target, keyed_hash(self.keys.file, said), side)
 
     def labelled(self, order: Sequence[str]) -> Tensor:
         """Return the labels of `order`."""
@@ -105,7 +110,9 @@ class Survey:
                     pixels = instance.pixels(size=self.data.image_size, channels=self.data.channels)
         except Refused as refusal:
             return replace(known, reason=refusal.reason, remedy=refusal.remedy)
-        return known if pixels is None else replace(known, row=self.cache.append(pixels))
+        if pixels is None:
+            return known
+        return replace(known, content=content_of(self.keys, Path(file.path)), row=self.cache.append(pixels))
 
     def _identified(self, known: Known, instance: Instance) -> Known:
         """Return `known` with keyed hashes; without PatientID, each study is a patient of its own."""

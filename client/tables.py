@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
+import json
 import math
 import string
 import tomllib
@@ -116,9 +118,7 @@ class Table:
         `adaptation` rows; missing, and columns without variance, become 0, which is the mean.
         """
         numeric = Statistics.of(self._numeric[adaptation]).standardise(self._numeric)
-        indicators = [self._indicators(name, values) for name, values in self.schema.categorical.items()]
-        packed = [self._bits(name, count) for name, count in self.schema.bits.items()]
-        return np.column_stack([numeric, *indicators, *packed]).astype(np.float32)
+        return np.column_stack([numeric, self._others]).astype(np.float32)
 
     def measured(self) -> NDArray[np.float64]:
         """Return the numeric columns as they are `[row, column]`, NaN where not measured.
@@ -132,6 +132,27 @@ class Table:
                 'Mend it, choose another unit, or ask the coordinator for data.standardise = "site".'
             )
         return self._numeric
+
+    @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """Per row a digest of its features as the schema reads them, before anything is standardised."""
+        read = json.dumps([self.schema.numeric, self.schema.categorical, self.schema.bits])
+        start = hashlib.sha256(read.encode())
+
+        def digest(numeric: NDArray[np.float64], others: NDArray[np.float32]) -> str:
+            content = start.copy()
+            content.update(numeric.tobytes() + others.tobytes())
+            return content.hexdigest()
+
+        return tuple(digest(*both) for both in zip(self._numeric, self._others, strict=True))
+
+    @cached_property
+    def _others(self) -> NDArray[np.float32]:
+        """What is not numeric `[row, feature]`: each categorical's indicators, then bits."""
+        indicators = [self._indicators(name, values) for name, values in self.schema.categorical.items()]
+        packed = [self._bits(name, count) for name, count in self.schema.bits.items()]
+        none = np.empty((len(self.sheet.rows), 0))
+        return np.column_stack([none, *indicators, *packed]).astype(np.float32)
 
     @cached_property
     def _numeric(self) -> NDArray[np.float64]:

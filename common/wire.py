@@ -2,7 +2,7 @@
 
 | message | down | up |
 |---|---|---|
-| `query.describe` | configuration | site, input shape, digest, census (counts) |
+| `query.describe` | configuration | site, input shape, digest, census (counts above a floor) |
 | `train` | phi, configuration, algorithm, server_round, statistics, clip | delta, sums |
 | `train` with column_sums | configuration, algorithm | sums over numeric columns (`common.columns`) |
 | `evaluate` | phi, configuration, algorithm, shot, recipe, statistics | metrics per draw and replicate |
@@ -101,6 +101,23 @@ class Instruction:
 ALL_CASES = -1
 
 
+Sides = tuple[int | None, int | None]
+"""Patients to learn from and patients to test on; None: fewer than are told."""
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many patients a site has, as far as it tells, in the task that it has registered."""
+
+    least: int
+    """Patients below which a count is None: fewer than this, or nobody."""
+    patients: Sides
+    per_class: Mapping[str, Sides]
+    """Of each registered class, or with each finding; empty where labels are neither."""
+    refused: Mapping[str, int]
+    """Files or lines left out by reason, as multiples of `least`; a reason with fewer is not there."""
+
+
 @dataclass(frozen=True)
 class Description:
     """What a site says of itself before a run; counts only."""
@@ -108,8 +125,8 @@ class Description:
     site: str
     input_shape: tuple[int, ...]
     digest: str
-    """Changes whenever the site's cases or their split do."""
-    census: Mapping[str, Any]
+    """Changes whenever the site's registered rows or their split do."""
+    census: Census
     columns: int = 0
     """Numeric columns, a case's first features, that the federation standardises."""
 
@@ -218,25 +235,30 @@ def reply_description(message: Message, description: Description) -> Message:
 def read_description(reply: Message) -> Description:
     """Return what a site says of itself."""
     try:
-        fields = json.loads(cast(str, reply.content.config_records["description"]["description"]))
-        shape = tuple(int(size) for size in fields["input_shape"])
-        census, columns = _census(fields["census"]), int(fields["columns"])
-        if not 0 <= columns <= math.prod(shape):
-            raise ValueError("columns are among a case's features")
-        return Description(str(fields["site"]), shape, str(fields["digest"]), census, columns)
+        text = cast(str, reply.content.config_records["description"]["description"])
+        return description_of(json.loads(text))
     except Exception as error:  # whatever a parser does with bytes that somebody made up
         raise WireError("what a site says of itself is not what was asked for.") from error
 
 
-def _census(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a census with the fields that we know and nothing else."""
-    return {
-        "accepted": int(told["accepted"]),
-        "refused": {printable(str(name)): int(count) for name, count in told["refused"].items()},
-        "patients": int(told["patients"]),
-        "per_class": {printable(str(name)): int(count) for name, count in told["per_class"].items()},
-        "warnings": [printable(str(words)) for words in told["warnings"]],
-    }
+def description_of(fields: Mapping[str, Any]) -> Description:
+    """Return a description from `asdict`'s values: the fields that we know and nothing else."""
+    shape, columns = tuple(int(size) for size in fields["input_shape"]), int(fields["columns"])
+    if not 0 <= columns <= math.prod(shape):
+        raise ValueError("columns are among a case's features")
+    told = fields["census"]
+    census = Census(
+        least=int(told["least"]),
+        patients=_sides(told["patients"]),
+        per_class={printable(str(name)): _sides(counts) for name, counts in told["per_class"].items()},
+        refused={printable(str(name)): int(count) for name, count in told["refused"].items()},
+    )
+    return Description(printable(str(fields["site"])), shape, str(fields["digest"]), census, columns)
+
+
+def _sides(told: Any) -> Sides:
+    learned, tested = (None if count is None else int(count) for count in told)
+    return learned, tested
 
 
 def printable(words: str) -> str:

@@ -88,8 +88,9 @@ class Rehearsal:
         write_text(home.policy, _allowing(home.policy.read_text(encoding="utf-8"), config))
         task = config.task
         label = ("--label", task.label, "--task", task.kind, "--classes", ",".join(task.classes))
-        size = ("--image-size", str(config.data.image_size))
-        self.tell(folder.name, "register", str(folder), *label, *size)
+        read = ("--image-size", str(config.data.image_size))
+        split = ("--adaptation-share", str(config.data.adaptation_share))
+        self.tell(folder.name, "register", str(folder), *label, *read, *split)
         self.start(folder.name)
 
     def start(self, hospital: str) -> None:

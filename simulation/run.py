@@ -97,6 +97,7 @@ def _node(config: Config, site: str, folders: list[Path]) -> NodeConfig:
     return {
         "site": site,
         "hospital": "\n".join(str(folder.resolve()) for folder in folders),
+        "shares": "\n".join([str(config.data.adaptation_share)] * len(folders)),
         "device": config.engine.device,
         "threads": 1,
     }

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from common.config import Config
 from common.errors import DataError
 from common.files import write_text
-from common.wire import Description
+from common.wire import Description, description_of
 from server import evaluation
 
 Sites = dict[str, tuple[int, Description]]
@@ -69,7 +69,7 @@ def _of_one_shape(sites: Sites, roll: Roll) -> Sites:
 
 def _those_of(path: Path, present: Sites, roll: Roll) -> Sites:
     """Return the sites that the run began with, those away included."""
-    begun = {site: _description(told) for site, told in json.loads(path.read_text()).items()}
+    begun = {site: description_of(told) for site, told in json.loads(path.read_text()).items()}
     nodes = {site: node for node, site in roll.names.items()}
     sites: Sites = {}
     for site, description in begun.items():
@@ -84,12 +84,3 @@ def _those_of(path: Path, present: Sites, roll: Roll) -> Sites:
     if not sites:
         raise DataError("none of the hospitals that this run began with can go on; begin another run.")
     return sites
-
-
-def _description(told: Mapping[str, object]) -> Description:
-    shape = told["input_shape"]
-    assert isinstance(shape, list)  # noqa: S101 - written by attend
-    census = told["census"]
-    assert isinstance(census, dict)  # noqa: S101
-    columns = int(str(told.get("columns", 0)))
-    return Description(str(told["site"]), tuple(shape), str(told["digest"]), census, columns)

@@ -115,6 +115,12 @@ def _certain(differences: Board, reference: str) -> str:
     return f"{reference}, paired over every hospital and K: {'; '.join(parts)}." if parts else ""
 
 
+def sides(counts: Sequence[int | None] | None, least: int) -> str:
+    """Return patients to learn from + patients to test on; below the least a hospital does not tell."""
+    learned, tested = (f"<{least}" if count is None else str(count) for count in counts or (None, None))
+    return f"{learned} + {tested}"
+
+
 def listing(items: Iterable[Any]) -> str:
     """Return `a, b and c`."""
     words = [str(item) for item in items]
@@ -160,7 +166,7 @@ def environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"number": number, "percent": percent, "listing": listing}
+    made.filters |= {"number": number, "percent": percent, "listing": listing, "sides": sides}
     return made
 
 

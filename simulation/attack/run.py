@@ -144,7 +144,8 @@ def _meta_trained(grid: Any, config: Config, out: Path, progress: Progress) -> V
 
 
 def _opened(config: Config, folders: Sequence[Path]) -> list[Hospital]:
-    hospitals = [open_hospital(folder, config.data, config.task) for folder in folders]
+    share = config.data.adaptation_share
+    hospitals = [open_hospital(folder, config.data, config.task, share=share) for folder in folders]
     for one in hospitals:
         if not (len(one.adaptation) and len(one.test)):
             raise DataError(f"{one.name}: needs patients to train on and others; it has one kind alone.")

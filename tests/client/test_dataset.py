@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from client.cache import MOST_SIZES
-from client.dataset import Hospital, join, open_hospital
+from client.dataset import Hospital, Rules, open_folders, open_hospital
 from client.dicom import Instance, read_image
-from client.split import fraction, keyed_hash, open_keys
+from client.folder import Source
+from client.split import fraction, keyed_hash, open_keys, share_patients
 from common.errors import DataError
 from common.sections import Data, Task
 from tests.client.dicom_files import write, write_hospital
@@ -264,18 +265,34 @@ def test_progress_is_told_per_file(folder: Path) -> None:
     assert told == [(done, 24) for done in range(1, 25)]
 
 
-def test_joined_hospitals_keep_their_patients_apart(tmp_path: Path) -> None:
-    """Two folders as one hospital: counts add up, and no two patients share a number."""
-    parts = []
+def sources(tmp_path: Path) -> list[Source]:
+    """Write two folders of the same twelve PatientIDs, and return where they are."""
     for name in ("north", "south"):
         write_hospital(tmp_path / name)
-        parts.append(open_hospital(tmp_path / name, DATA, TASK))
-    both = join("city", parts)
+    return [Source(tmp_path / name, tmp_path / f"state-{name}") for name in ("north", "south")]
+
+
+def test_folders_of_hospitals_that_share_no_key_keep_their_patients_apart(tmp_path: Path) -> None:
+    """Two folders as one hospital, as a pool has them: counts add up, no two patients share a number."""
+    both = open_folders("city", sources(tmp_path), DATA, TASK, Rules())
     assert both.name == "city"
     assert both.census.accepted == len(both.adaptation) + len(both.test) == 48
     assert both.census.per_class == {"normal": 24, "nodule": 24}
     numbers = set(both.adaptation.patients.tolist()) | set(both.test.patients.tolist())
     assert numbers == set(range(both.census.patients)) == set(range(24))
+
+
+def test_a_patient_in_two_folders_of_a_node_is_one_patient(tmp_path: Path) -> None:
+    """The node's secret names patients alike; who is learned from in one folder is tested on in none."""
+    places = sources(tmp_path)
+    for place in places:
+        share_patients(tmp_path / "node", place.state)
+    both = open_folders("city", places, DATA, TASK, Rules())
+    assert both.census.accepted == 48
+    assert both.census.patients == 12
+    assert not set(both.adaptation.patients.tolist()) & set(both.test.patients.tolist())
+    with pytest.raises(DataError, match="belongs to another node"):
+        share_patients(tmp_path / "another node", places[0].state)
 
 
 def test_one_class_is_a_warning(folder: Path) -> None:

@@ -105,7 +105,7 @@ def test_many_findings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "model.name=linear",
     )
     assert mean(results, "auroc", "reptile", 0) > 0.95
-    assert all(sum(one["per_class"].values()) > 0 for one in results["hospitals"])
+    assert all(min(map(sum, one["per_class"].values())) > 0 for one in results["hospitals"])
 
 
 def vessels(parent: Path) -> Path:

@@ -120,7 +120,7 @@ def _check_results(found: dict[str, Any]) -> None:
     assert all(0 <= one["share"] <= 1 and one["shot"] > 0 for one in found["hurt"])
     assert {one["round"] for one in found["rounds"]} == {1, 2, 3}
     assert [one["site"] for one in found["hospitals"]] == ["site-1", "site-2", "site-3"]
-    assert [one["accepted"] for one in found["hospitals"]] == [70, 80, 90]
+    assert [sum(one["patients"]) for one in found["hospitals"]] == [70, 80, 90]
     assert found["command"].startswith("zamenis-simulate run")
     assert found["timing"]["total_s"] > 0
 

@@ -16,7 +16,8 @@ from flwr.app import Message
 from safetensors import safe_open
 
 from client.app import app as client_app
-from client.dataset import Hospital, join, open_hospital
+from client.dataset import Hospital, Rules, open_folders, open_hospital
+from client.folder import Source
 from client.part import standardised
 from client.policy import EVERYTHING, Kind, check
 from client.site import NodeConfig, opener
@@ -289,8 +290,10 @@ def test_indicators_and_missing_values_keep_their_places(tmp_path: Path) -> None
 
 def test_folders_together_count_together(table_hospitals: Write) -> None:
     """A node of two folders sums over the rows of both; its digest follows what was measured."""
-    parts = [open_hospital(one, FEDERATION, TASK) for one in sorted(table_hospitals(2).iterdir())]
-    both = join("both", parts)
+    folders = sorted(table_hospitals(2).iterdir())
+    parts = [open_hospital(one, FEDERATION, TASK) for one in folders]
+    places = [Source(one, one / ".zamenis") for one in folders]
+    both = open_folders("both", places, FEDERATION, TASK, Rules())
     assert both.columns == 4
     assert both.measured is not None
     separate = [columns.sums(part.measured.adaptation.inputs.numpy()) for part in parts if part.measured]

@@ -10,7 +10,7 @@ import torch
 
 from common.config import load
 from common.inner_loop import InnerLoop
-from common.wire import Description, Judgement
+from common.wire import Census, Description, Judgement
 from server.app import MetaTrained
 from server.experiment.conduct import Outcome
 from server.experiment.plan import Cell, Training
@@ -111,7 +111,7 @@ def outcome() -> Outcome:
         Training("reptile", ("a", "b")): MetaTrained(phi, [{"round": 1, "sites": 2, "loss": 0.5}]),
         Training("reptile", ()): MetaTrained(phi, [{"round": 1, "sites": 2, "loss": 0.4}]),
     }
-    census = {"accepted": 3, "refused": {}, "patients": 2, "per_class": {"normal": 3}, "warnings": []}
+    census = Census(1, (2, 1), {"normal": (2, 1)}, {})
     return Outcome(
         answers,
         {Cell("reptile", "a", 5): recipe, Cell("fedavg", "a", 5): None},

@@ -83,11 +83,10 @@ def synthesise(seed: int, sites: int = 5, shots: tuple[int, ...] = (0, 1, 5, 10)
         "hospitals": [
             {
                 "site": name,
-                "accepted": 200,
-                "refused": {"truncated": 1, "missing label": 3},
-                "patients": 110,
-                "per_class": {"normal": 130, "nodule": 70},
-                "warnings": ["no pixel spacing in 4 files"] if name == names[0] else [],
+                "least": 10,
+                "refused": {"truncated": 10, "missing label": 30},
+                "patients": [60, 50],
+                "per_class": {"normal": [36, 38], "nodule": [24, None]},
             }
             for name in names
         ],

@@ -1,0 +1,251 @@
+"""One folder of a hospital's, read: which rows can be used, and the tensors of those that are.
+
+A folder holds DICOM files with labels.csv, or table.csv with schema.toml (see docs/data.md). What is used of
+it is decided between the two steps, over all folders of a task (`client.dataset`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.cache import Cache
+from client.masks import Masks
+from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
+from client.rows import Row
+from client.split import SiteKeys, divide, fraction, keyed_hash, open_keys
+from client.survey import Survey
+from client.tables import ONE_BY_ONE, Table, read_labels, read_table
+from client.targets import Target, stacked, target_of
+from common.errors import DataError
+from common.sections import Data, Task
+
+Progress = Callable[[int, int], None]
+"""Told how many files are done, of how many."""
+Places = NDArray[np.intp]
+"""Rows by their place among those that could be used."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a folder's data are, and what is the hospital's own about them."""
+
+    folder: Path
+    state: Path
+    """Its secret, the cached tensors and quarantine.csv."""
+    labels: Path | None = None
+    """The CSV of an image folder's labels where it is not labels.csv there."""
+    share: float = 0.5
+    """Share of its patients to learn from."""
+
+
+def state_of(folder: Path, state: Path | None = None) -> Path:
+    """Return where what is the hospital's own about a folder lies: where it says, else in the folder."""
+    return (state or folder / ".zamenis").resolve()
+
+
+def stamp(source: Source) -> str:
+    """Return what changes whenever a file of a folder does: names, sizes and times, hashed."""
+    files = [(one.relative, one.size, one.mtime_ns) for one in find_files(source.folder, source.state)]
+    sheet = source.labels or source.folder / "labels.csv"
+    found = sheet.stat() if sheet.is_file() else None
+    told = [files, found and (found.st_size, found.st_mtime_ns)]
+    return hashlib.sha256(json.dumps(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The rows that are used, in the order that was asked for."""
+
+    inputs: Tensor
+    labels: Tensor
+    measured: Tensor | None
+    """Numeric columns as they are, where the federation standardises them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What can be used of a folder, in a lasting order."""
+
+    rows: tuple[Row, ...]
+    people: tuple[str, ...]
+    """By what each row's patient is numbered: a name that sorts the same whenever the folder is read."""
+    refused: Mapping[str, int]
+    unmatched: str
+    """For the hospital itself: rows of labels.csv that match no image, in words."""
+    secret: bytes
+    """Keys what is told of the folder without telling it."""
+    load: Callable[[Places, int], Tensors]
+    """Takes the rows to use and how many of them, the first, are learned from."""
+
+
+def read_folder(
+    source: Source, data: Data, task: Task, *, caches: ExitStack, progress: Progress | None = None
+) -> Reading:
+    """Return what can be used of a folder, reading only the files that are new or changed since last time.
+
+    `caches` is to stay open until the reading's tensors are loaded. Raises DataError where the folder cannot
+    be used at all.
+    """
+    folder = source.folder
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder. Name the hospital's folder.")
+    if source.labels or (folder / "labels.csv").is_file():
+        return _images(source, data, task, caches, progress)
+    if (folder / "schema.toml").is_file():
+        return _table(source, data, task)
+    raise DataError(f"{folder}: has neither labels.csv (images) nor schema.toml (a table); see docs/data.md.")
+
+
+def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress: Progress | None) -> Reading:
+    folder, state = source.folder, source.state
+    labels = read_labels(source.labels or folder / "labels.csv", task)
+    keys = open_keys(state)
+    size = data.image_size
+    cache = caches.enter_context(_cache(state, (data.channels, size, size), keys))
+    files, masks = find_files(folder, state), None
+    if task.kind == "segmentation":
+        named = {cells[0].removeprefix("./") for cells, _ in labels.rows.values()}
+        files = [file for file in files if file.relative not in named]
+        kept = caches.enter_context(_cache(state, (1, size, size), keys, f"masks-{len(task.classes)}"))
+        one_by_one = labels.key in ONE_BY_ONE
+        masks = Masks(folder, kept, keys, task.classes, size, one_by_one=one_by_one)
+    found = Survey(cache, keys, labels, data, task, masks)
+    for done, file in enumerate(files, start=1):
+        found.visit(file)
+        if progress:
+            progress(done, len(files))
+    write_quarantine(state, found.quarantined)
+    refused = Counter(line.reason for line in found.quarantined)
+    if not found.accepted:
+        raise DataError(_nothing_accepted(folder, refused, len(labels.rows), labels.key))
+    return _surveyed(found, refused, source.share)
+
+
+def _cache(state: Path, shape: tuple[int, int, int], keys: SiteKeys, kind: str = "") -> Cache:
+    name = f"{kind}x{shape[1]}x{shape[2]}" if kind else "x".join(map(str, shape))
+    return Cache(state / "cache" / name, shape, keyed_hash(keys.patient, "cache"))
+
+
+def _surveyed(found: Survey, refused: Mapping[str, int], share: float) -> Reading:
+    """Return what a survey accepted."""
+    names = sorted(found.accepted)
+    known, accepted = [found.known[name] for name in names], [found.accepted[name] for name in names]
+    learned = divide(
+        [one.patient for one in known],
+        [one.fraction for one in known],
+        [one.side for one in accepted],
+        share=share,
+    )
+    targets = [one.target for one in accepted]
+    rows = tuple(
+        Row(
+            name=one.SOPInstanceUID or name,
+            patient=one.patient,
+            content=one.content,
+            target=said.digest,
+            stratum=_stratum(said.target, found.task),
+            learned=bool(side),
+            folder=keyed_hash(found.keys.file, "folder"),
+        )
+        for name, one, said, side in zip(names, known, accepted, learned, strict=True)
+    )
+
+    def load(places: Places, cut: int) -> Tensors:
+        order = [names[place] for place in places]
+        inputs = found.arrange(order)
+        labels = (
+            found.masks.arrange(order) if found.masks else stacked([targets[at] for at in places], found.task)
+        )
+        return Tensors(inputs, labels, None)
+
+    unmatched = f"{found.unmatched} of {len(found.labels.rows)} rows in labels.csv match no image"
+    people = tuple(one.patient for one in known)
+    return Reading(rows, people, refused, unmatched if found.unmatched else "", found.keys.digest, load)
+
+
+def _table(source: Source, data: Data, task: Task) -> Reading:
+    folder, keys = source.folder, open_keys(source.state)
+    table = read_table(folder, task)
+    if task.kind == "segmentation":
+        raise DataError(f"{folder}: is a table, and segmentation needs images with masks. Leave it out.")
+    targets = [target_of(cells, task) for cells in table.labels]
+    quarantined = [
+        Quarantined(f"table.csv line {line}", target, REMEDIES[target])
+        for line, target in zip(table.sheet.lines, targets, strict=True)
+        if isinstance(target, Reason)
+    ]
+    write_quarantine(source.state, quarantined)
+    refused = Counter(line.reason for line in quarantined)
+    usable = np.array([row for row, target in enumerate(targets) if not isinstance(target, Reason)], int)
+    if not len(usable):
+        wanted = f"one of {', '.join(task.classes)}" if task.kind == "classification" else "usable"
+        raise DataError(f"{folder}: no row's {' or '.join(task.columns)} is {wanted}. Mend the labels.")
+    people = tuple(table.patients[row] or f"line {table.sheet.lines[row]}" for row in usable)
+    drawn = [fraction(keys.split, patient) for patient in people]
+    learned = divide(people, drawn, [table.sides[row] for row in usable], share=source.share)
+    named = _names(table, keys)
+    names = [named[row] for row in usable]
+    rows = tuple(
+        Row(
+            name=name,
+            patient=keyed_hash(keys.patient, table.patients[row]) if table.patients[row] else name,
+            content="",  # it is in the name
+            target=keyed_hash(keys.file, f"label {json.dumps(table.labels[row])}"),
+            stratum=_stratum(targets[row], task),
+            learned=bool(side),
+            folder=keyed_hash(keys.file, "folder"),
+        )
+        for name, row, side in zip(names, usable, learned, strict=True)
+    )
+    federated = data.standardise == "federation"
+
+    def load(places: Places, cut: int) -> Tensors:
+        chosen = usable[places]
+        learnable = np.zeros(len(targets), bool)
+        learnable[chosen[:cut]] = True
+        inputs = torch.from_numpy(table.features(learnable)[chosen])
+        measured = torch.from_numpy(table.measured()[chosen]) if federated else None
+        return Tensors(inputs, stacked([targets[row] for row in chosen], task), measured)  # type: ignore[misc]
+
+    return Reading(rows, people, refused, "", keys.digest, load)
+
+
+def _names(table: Table, keys: SiteKeys) -> list[str]:
+    """Return a name for each line by its patient and everything that it holds; equal lines are counted."""
+    seen: Counter[str] = Counter()
+    names = []
+    for patient, content in zip(table.patients, table.contents, strict=True):
+        told = f"line {json.dumps(patient)} {content}"
+        seen[told] += 1
+        names.append(keyed_hash(keys.file, f"{told} {seen[told]}"))
+    return names
+
+
+def _stratum(target: Target, task: Task) -> int:
+    return int(target) if task.kind == "classification" else 0  # type: ignore[arg-type]
+
+
+def _nothing_accepted(folder: Path, refused: Mapping[str, int], rows: int, key: str) -> str:
+    """Return why no file of an image hospital could be used, in counts."""
+    if not refused:
+        return f"{folder}: labels.csv has {rows} rows, but the folder holds no image. Add DICOM files."
+    counts = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+    by_labels = {Reason.MISSING_LABEL, Reason.UNKNOWN_CLASS}
+    images = sum(count for reason, count in refused.items() if reason in by_labels)
+    if images == refused.get(Reason.MISSING_LABEL) != 0:
+        return (
+            f"{folder}: none of {images} images has a label, and none of {rows} rows in labels.csv an image "
+            f"({counts}). Check that the {key} column holds the images' own {key}."
+        )
+    return f"{folder}: no file can be used ({counts}). Its state folder's quarantine.csv tells each remedy."

@@ -1,0 +1,291 @@
+"""What is summed belongs to the hospital: attacks that move rows or count few, by the node's own path."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.classes import lesson
+from client.dataset import open_hospital
+from client.home import Home
+from client.node import config_of
+from client.registration import forget, register
+from client.site import Node
+from client.site import hospital_of as rows_asked
+from client.split import fraction, open_keys
+from common import wire
+from common.config import Config
+from common.errors import ConfigError, DataError
+from common.sections import Data, Task
+from tests.client.dicom_files import write_hospital
+from tests.client.registered import ask, asked, delta, new_home, write_rows
+from tests.conftest import write_table_hospital
+
+SHARES = [f"data.adaptation-share={share:.3f}" for share in np.linspace(0.4, 0.6, 21)]
+FEDERATION = "data.standardise=federation"
+THREE = ("normal", "nodule", "rare")
+
+
+def table(count: int, *, seed: int = 1, first: int = 0, finding: str = "") -> list[list[object]]:
+    """Return rows of `count` patients, every other one a nodule unless all have the same finding."""
+    chance = np.random.default_rng(seed)
+    return [
+        [f"p{first + row}", *chance.normal(size=4).round(6), finding or ("normal", "nodule")[row % 2]]
+        for row in range(count)
+    ]
+
+
+def hospital_of(tmp_path: Path, rows: list[list[object]], classes: tuple[str, ...] = ()) -> Home:
+    """Return a node that has registered a table of these rows."""
+    home = new_home(tmp_path / "node")
+    register(home, write_rows(tmp_path / "data", rows), label="finding", classes=classes)
+    return Home.load(home.directory)
+
+
+def told(home: Home, *over: str) -> wire.Description:
+    """Return the answer to `describe`."""
+    return wire.read_description(ask(home, "query.describe", asked(*over)))
+
+
+def test_no_share_moves_a_patient(tmp_path: Path) -> None:
+    """Neither does the digest tell where the next patient lies, nor do two updates differ by one."""
+    home = new_home(tmp_path / "node")
+    register(home, write_table_hospital(tmp_path / "data", seed=1, rows=120), label="finding")
+    assert len({told(home, share).digest for share in SHARES}) == 1
+    updates = [delta(ask(home, "train", asked(share), server_round=1)) for share in SHARES[:4]]
+    assert all((one == updates[0]).all() for one in updates)
+
+
+def test_no_class_is_counted_by_differences(tmp_path: Path) -> None:
+    """Three patients have a rare finding; every subset of the classes is told the same, and never three."""
+    home = hospital_of(tmp_path, [*table(60), *table(3, first=60, seed=2, finding="rare")], THREE)
+    subsets = ("['normal','nodule']", "['normal','nodule','rare']", "['normal','rare']")
+    censuses = [told(home, f"task.classes={subset}").census for subset in subsets]
+    assert censuses[0] == censuses[1] == censuses[2]
+    assert censuses[0].per_class["rare"] == (None, None)
+    assert sum(filter(None, censuses[0].patients)) == 63
+
+
+def test_nobody_and_few_are_told_alike(tmp_path: Path) -> None:
+    """Of a class, of a reason to refuse: fewer than the floor is what none would be."""
+    seen = []
+    for few in (0, 3):
+        rows = [*table(60), *table(few, first=60, seed=2, finding="rare"), *table(few, first=80, finding="?")]
+        census = told(hospital_of(tmp_path / str(few), rows, THREE)).census
+        seen.append((census.per_class["rare"], census.refused))
+    assert seen[0] == seen[1] == ((None, None), {})
+
+
+def test_no_shot_is_answered_by_a_hidden_count(tmp_path: Path) -> None:
+    """Whether five patients of a class or none: every shot has the same answer, described or trained."""
+    answers = []
+    for few in (0, 5):
+        rows = [*table(160), *table(few, first=160, seed=2, finding="rare")]
+        home = hospital_of(tmp_path / str(few), rows, THREE)
+        classes, shots = f"task.classes={list(THREE)}", (1, 2, 3, 5)
+        configs = [asked(classes, f"training.shot={shot}", "training.way=3") for shot in shots]
+        own = asked(classes, "training.head=home", "task.own-classes=true")
+        replies = [ask(home, "query.describe", config) for config in (*configs, own)]
+        replies += [ask(home, "train", config, server_round=1) for config in configs]
+        answers.append([reply.has_error() for reply in replies])
+    assert answers[0] == answers[1] == [True] * 4 + [False] + [True] * 4
+
+
+def test_what_is_answered_differs_by_nobody_or_a_floor(tmp_path: Path) -> None:
+    """Whoever is asked for: every pair of classes, unseen ones, the adaptation side or all, own classes."""
+    rows = [*table(90), *table(13, first=90, seed=2, finding="rare")]
+    home = hospital_of(tmp_path, rows, THREE)
+    answered = set()
+    for size in (2, 3):
+        for classes in combinations(THREE, size):
+            over = (f"task.classes={list(classes)}", FEDERATION)
+            for unseen in ((), classes[:1], classes[1:2])[: 2 * size - 3]:
+                for patients in ("adaptation", "all"):
+                    for head in ("shared", "home"):
+                        config = asked(
+                            *over,
+                            f"experiment.unseen-classes={list(unseen)}",
+                            f"training.patients={patients}",
+                            f"training.head={head}",
+                        )
+                        if not ask(home, "train", config, column_sums=True).has_error():
+                            answered.add(frozenset(summed(home, config)))
+    assert len(answered) > 4
+    apart = [len(one ^ other) for one, other in combinations(answered, 2)]
+    assert min(apart) >= 10
+
+
+def summed(home: Home, config: Config) -> list[tuple[float, ...]]:
+    """Return the rows that a sum over columns is over; every one is a patient of its own here."""
+    measured = rows_asked(Node.of(config_of(home)), config.to_json()).measured
+    assert measured is not None
+    return [tuple(row) for row in lesson(measured, config, "reptile").cases.inputs.tolist()]
+
+
+def test_all_folders_of_a_label_are_one_set_of_rows(tmp_path: Path) -> None:
+    """Two lists of classes would give the difference of two folders' rows; a label has one."""
+    home = new_home(tmp_path / "node")
+    register(home, write_rows(tmp_path / "north", table(60)), label="finding")
+    south = write_rows(tmp_path / "south", [*table(60, first=60, seed=2), *table(2, first=200, seed=3)])
+    with pytest.raises(ConfigError, match="all folders of a label have the same"):
+        register(Home.load(home.directory), south, label="finding", classes=THREE)
+    register(Home.load(home.directory), south, label="finding")
+    reply = ask(home, "train", asked(FEDERATION, "training.patients=all"), column_sums=True)
+    assert reply.content.metric_records["sums"]["cases"] == 122
+    assert sum(filter(None, told(home).census.patients)) == 122
+    forget(Home.load(home.directory), south)
+    assert sum(filter(None, told(home).census.patients)) == 60
+
+
+def test_another_label_over_nearly_the_same_patients_gives_nobody_away(tmp_path: Path) -> None:
+    """One patient lacks the second label: the sums over both labels differ by that patient's whole group."""
+    rows = [[*row, row[-1]] for row in table(60)]
+    rows[17][-1] = "?"
+    home = new_home(tmp_path / "node")
+    folder = write_rows(tmp_path / "data", rows, ("finding", "second"))
+    sums = []
+    for label in ("finding", "second"):
+        register(Home.load(home.directory), folder, label=label)
+        config = asked(f"task.label={label}", FEDERATION, "training.patients=all")
+        reply = ask(home, "train", config, column_sums=True)
+        sums.append(int(reply.content.metric_records["sums"]["cases"]))  # type: ignore[arg-type]
+    assert sums[0] == 60
+    assert sums[1] <= 50
+
+
+def test_an_erased_patient_stops_every_message_at_once(tmp_path: Path) -> None:
+    """And once it is registered, the whole group of who left is silent; sums differ by a floor."""
+    home, folder = hospital_of(tmp_path, table(60)), tmp_path / "data"
+    config = asked(FEDERATION, "training.patients=all")
+    before = int(ask(home, "train", config, column_sums=True).content.metric_records["sums"]["cases"])  # type: ignore[arg-type]
+    write_rows(folder, table(60)[1:])
+    for kind in ("query.describe", "train"):
+        reply = ask(home, kind, config, restart=False)
+        assert reply.error.code == wire.REFUSED
+        assert "p0" not in (reply.error.reason or "")
+    use = register(Home.load(home.directory), folder, label="finding").use
+    after = int(ask(home, "train", config, column_sums=True).content.metric_records["sums"]["cases"])  # type: ignore[arg-type]
+    assert use.silent == before - after - 1
+    assert before - after >= 10
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed", "relabelled", "undecodable"])
+def test_an_image_that_is_not_as_it_was_stops_every_message(tmp_path: Path, harm: str) -> None:
+    """Whatever the size asked for: no row silently drops out."""
+    home, folder = new_home(tmp_path / "node"), tmp_path / "archive"
+    write_hospital(folder, 60, images=1)
+    register(home, folder, label="finding", classes=("normal", "nodule"), image_size=16)
+    network = ("model.name=conv4", "model.width=2")
+    small = asked("data.image-size=16", *network)
+    first = told(home, "data.image-size=16", *network)
+    assert not ask(home, "query.describe", small, restart=False).has_error()
+    image = sorted(folder.rglob("*.dcm"))[0]
+    content = image.read_bytes()
+    if harm == "gone":
+        image.unlink()
+    elif harm == "relabelled":
+        sheet = folder / "labels.csv"
+        sheet.write_text(sheet.read_text().replace(f"{image.name},normal", f"{image.name},nodule"))
+    else:
+        image.write_bytes(content[:-20] if harm == "undecodable" else content[:-2] + b"\1\1")
+    for size in (16, 20):
+        config = asked(f"data.image-size={size}", *network)
+        reply = ask(home, "query.describe", config, restart=False)
+        assert reply.error.code == wire.REFUSED
+    if harm in ("changed", "undecodable", "gone"):
+        image.write_bytes(content)
+        assert told(home, "data.image-size=16", *network) == first
+
+
+def test_new_rows_are_not_used_before_they_are_registered(tmp_path: Path) -> None:
+    """A file that appears changes nothing; registered, three new patients wait."""
+    home, folder = hospital_of(tmp_path, table(60)), tmp_path / "data"
+    before = told(home)
+    write_rows(folder, [*table(60), *table(3, first=60, seed=2)])
+    assert told(home) == before
+    use = register(Home.load(home.directory), folder, label="finding").use
+    assert use.waiting == 3
+    assert told(home) == before
+
+
+def test_too_few_patients_are_refused_at_the_register(tmp_path: Path) -> None:
+    """In words for the operator; nothing is registered."""
+    with pytest.raises(DataError, match=r"min-patients in policy\.toml asks for 10 on each side"):
+        hospital_of(tmp_path, table(19))
+    assert not Home.load(tmp_path / "node").settings.data
+
+
+def test_the_registers_share_is_the_hospitals(tmp_path: Path) -> None:
+    """It may be changed before the first answer; afterwards everybody stays where they are."""
+    home = hospital_of(tmp_path, table(100))
+    folder = tmp_path / "data"
+    register(home, folder, label="finding", share=0.2)
+    home = Home.load(home.directory)
+    learned, tested = told(home).census.patients
+    assert (learned or 0) < 35 < (tested or 0)
+    register(home, folder, label="finding", share=0.8)
+    assert told(Home.load(home.directory)).census.patients == (learned, tested)
+
+
+def test_a_folder_of_version_0_1_0_has_to_be_registered_again(tmp_path: Path) -> None:
+    """Until then it answers nothing; afterwards every patient is on the side of before."""
+    home, folder = new_home(tmp_path / "node"), write_rows(tmp_path / "data", table(60))
+    state = home.state / "data" / "old"
+    cache = state / "cache" / "1x64x64"
+    cache.mkdir(parents=True)
+    (state / "site.key").write_bytes(bytes(range(32)))
+    (cache / "index.json").write_text('{"format":1,"array":"","rows":0,"files":{}}')
+    entry = (
+        f'folder = "{folder}"\nstate = "{state}"\nlabels = ""\nkind = "classification"\nlabel = "finding"\n'
+    )
+    old = home.settings_file.read_text().replace("data = []", "")
+    home.settings_file.write_text(f'{old}\n[[data]]\n{entry}classes = ["normal", "nodule"]\n')
+    assert ask(home, "query.describe", asked()).error.code == wire.REFUSED
+    done = register(Home.load(home.directory), folder, label="finding")
+    assert (done.registered.state, done.registered.adaptation_share) == (str(state), 0.5)
+    task = Task(label="finding", classes=("normal", "nodule"))
+    as_before = open_hospital(folder, Data(), task, state=state)
+    learned = sum(fraction(open_keys(state).split, f"p{number}") < 0.5 for number in range(60))
+    assert len(set(as_before.adaptation.patients.tolist())) == learned
+    assert told(home).census.patients == (learned, 60 - learned)
+
+
+def test_a_pin_of_version_0_1_0_refuses_other_rows_until_it_is_deleted(tmp_path: Path) -> None:
+    """The same rows are summed as ever; others would give away those that differ."""
+    home = hospital_of(tmp_path, table(60))
+    state = Path(home.settings.data[0].state)
+    task, data = Task(label="finding", classes=("normal", "nodule")), Data(standardise="federation")
+    there = open_hospital(tmp_path / "data", data, task, state=state)
+    assert there.measured is not None
+    rows = hmac.new(there.secret, digestmod="sha256")
+    for part in (there.measured.adaptation.inputs, there.measured.adaptation.patients):
+        rows.update(part.contiguous().numpy().data)
+    name = hashlib.sha256(b"zamenis column sums" + there.secret).hexdigest()[:16]
+    pin = state / "column-sums" / name
+    pin.parent.mkdir()
+    pin.write_text(rows.hexdigest())
+    assert not ask(home, "train", asked(FEDERATION), column_sums=True).has_error()
+    everyone = asked(FEDERATION, "training.patients=all")
+    assert ask(home, "train", everyone, column_sums=True).has_error()
+    pin.unlink()
+    assert not ask(home, "train", everyone, column_sums=True).has_error()
+
+
+def test_nothing_of_a_patient_is_in_the_record(tmp_path: Path) -> None:
+    """Keyed names alone, for the owner alone; and what leaves has no words of the folder's."""
+    home = hospital_of(tmp_path, table(60))
+    record = home.book.path
+    assert record.stat().st_mode & 0o777 == 0o600
+    content = record.read_text()
+    assert not any(f'"p{number}"' in content for number in range(60))
+    assert "0.345584" not in content  # a cell
+    said = json.dumps(asdict(told(home)))
+    assert "data" not in said
+    assert set(json.loads(said)["census"]) == {"least", "patients", "per_class", "refused"}
