@@ -216,7 +216,7 @@ def _table(source: Source, data: Data, task: Task) -> Reading:
         learnable[chosen[:cut]] = True
         inputs = torch.from_numpy(table.features(learnable)[chosen])
         measured = torch.from_numpy(table.measured()[chosen]) if federated else None
-        return Tensors(inputs, stacked([targets[row] for row in chosen], task), measured)  # type: ignore[misc]
+        return Tensors(inputs, stacked([targets[row] for row in chosen], task), measured)
 
     return Reading(rows, people, refused, "", keys.digest, load)
 
