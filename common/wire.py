@@ -117,6 +117,11 @@ class Census:
     refused: Mapping[str, int]
     """Files or lines left out by reason, as multiples of `least`; a reason with fewer is not there."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the census as plain JSON values."""
+        per_class = {name: list(counts) for name, counts in self.per_class.items()}
+        return {**asdict(self), "patients": list(self.patients), "per_class": per_class}
+
 
 @dataclass(frozen=True)
 class Description:

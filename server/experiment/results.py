@@ -64,7 +64,7 @@ def results(config: Config, outcome: Outcome, *, command: str, workers: int) -> 
         "rounds": _rounds(outcome.trained),
         "left_out": _left_out(answers),
         "hospitals": [
-            {"site": site, **asdict(description.census)} for site, description in outcome.hospitals.items()
+            {"site": site, **description.census.as_dict()} for site, description in outcome.hospitals.items()
         ],
         "timing": dict(outcome.timing),
     }
