@@ -69,7 +69,10 @@ def _of_one_shape(sites: Sites, roll: Roll) -> Sites:
 
 def _those_of(path: Path, present: Sites, roll: Roll) -> Sites:
     """Return the sites that the run began with, those away included."""
-    begun = {site: description_of(told) for site, told in json.loads(path.read_text()).items()}
+    try:
+        begun = {site: description_of(told) for site, told in json.loads(path.read_text()).items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: written by another version of Zamenis; begin another run.") from error
     nodes = {site: node for node, site in roll.names.items()}
     sites: Sites = {}
     for site, description in begun.items():

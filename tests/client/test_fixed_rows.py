@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from dataclasses import asdict
 from itertools import combinations
@@ -13,17 +11,14 @@ import numpy as np
 import pytest
 
 from client.classes import lesson
-from client.dataset import open_hospital
 from client.home import Home
 from client.node import config_of
 from client.registration import forget, register
 from client.site import Node
 from client.site import hospital_of as rows_asked
-from client.split import fraction, open_keys
 from common import wire
 from common.config import Config
 from common.errors import ConfigError, DataError
-from common.sections import Data, Task
 from tests.client.dicom_files import write_hospital
 from tests.client.registered import ask, asked, delta, new_home, write_rows
 from tests.conftest import write_table_hospital
@@ -232,50 +227,6 @@ def test_the_registers_share_is_the_hospitals(tmp_path: Path) -> None:
     assert (learned or 0) < 35 < (tested or 0)
     register(home, folder, label="finding", share=0.8)
     assert told(Home.load(home.directory)).census.patients == (learned, tested)
-
-
-def test_a_folder_of_version_0_1_0_has_to_be_registered_again(tmp_path: Path) -> None:
-    """Until then it answers nothing; afterwards every patient is on the side of before."""
-    home, folder = new_home(tmp_path / "node"), write_rows(tmp_path / "data", table(60))
-    state = home.state / "data" / "old"
-    cache = state / "cache" / "1x64x64"
-    cache.mkdir(parents=True)
-    (state / "site.key").write_bytes(bytes(range(32)))
-    (cache / "index.json").write_text('{"format":1,"array":"","rows":0,"files":{}}')
-    entry = (
-        f'folder = "{folder}"\nstate = "{state}"\nlabels = ""\nkind = "classification"\nlabel = "finding"\n'
-    )
-    old = home.settings_file.read_text().replace("data = []", "")
-    home.settings_file.write_text(f'{old}\n[[data]]\n{entry}classes = ["normal", "nodule"]\n')
-    assert ask(home, "query.describe", asked()).error.code == wire.REFUSED
-    done = register(Home.load(home.directory), folder, label="finding")
-    assert (done.registered.state, done.registered.adaptation_share) == (str(state), 0.5)
-    task = Task(label="finding", classes=("normal", "nodule"))
-    as_before = open_hospital(folder, Data(), task, state=state)
-    learned = sum(fraction(open_keys(state).split, f"p{number}") < 0.5 for number in range(60))
-    assert len(set(as_before.adaptation.patients.tolist())) == learned
-    assert told(home).census.patients == (learned, 60 - learned)
-
-
-def test_a_pin_of_version_0_1_0_refuses_other_rows_until_it_is_deleted(tmp_path: Path) -> None:
-    """The same rows are summed as ever; others would give away those that differ."""
-    home = hospital_of(tmp_path, table(60))
-    state = Path(home.settings.data[0].state)
-    task, data = Task(label="finding", classes=("normal", "nodule")), Data(standardise="federation")
-    there = open_hospital(tmp_path / "data", data, task, state=state)
-    assert there.measured is not None
-    rows = hmac.new(there.secret, digestmod="sha256")
-    for part in (there.measured.adaptation.inputs, there.measured.adaptation.patients):
-        rows.update(part.contiguous().numpy().data)
-    name = hashlib.sha256(b"zamenis column sums" + there.secret).hexdigest()[:16]
-    pin = state / "column-sums" / name
-    pin.parent.mkdir()
-    pin.write_text(rows.hexdigest())
-    assert not ask(home, "train", asked(FEDERATION), column_sums=True).has_error()
-    everyone = asked(FEDERATION, "training.patients=all")
-    assert ask(home, "train", everyone, column_sums=True).has_error()
-    pin.unlink()
-    assert not ask(home, "train", everyone, column_sums=True).has_error()
 
 
 def test_nothing_of_a_patient_is_in_the_record(tmp_path: Path) -> None:
