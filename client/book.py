@@ -20,6 +20,7 @@ from common.errors import DataError
 from common.files import PRIVATE, write_text
 
 FORMAT = 1
+ANEW = "its rows were registered anew in the meantime; ask again."
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,23 @@ class Book:
     path: Path
     """rows.json."""
 
-    def load(self) -> Record:
-        """Return the record; an empty one where nothing was registered yet. DataError: it is damaged."""
+    def load(self, *, edition: int | None = None) -> Record:
+        """Return the record; an empty one where nothing was registered yet.
+
+        DataError: it is damaged, or is of another edition than `edition`.
+        """
         try:
-            return _record(json.loads(self.path.read_text(encoding="ascii")))
+            record = _record(json.loads(self.path.read_text(encoding="ascii")))
         except FileNotFoundError:
-            return Record()
+            record = Record()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.path}: is damaged, and with it the memory of who was summed. Restore it from a "
                 "backup; nothing is answered until then."
             ) from error
+        if edition not in (None, record.edition):
+            raise DataError(ANEW)
+        return record
 
     def register(
         self, task: str, rows: Sequence[Row], *, floor: int, refused: Mapping[str, int] | None = None
@@ -66,8 +73,7 @@ class Book:
         if self._answered() >= edition:
             return
         with self._locked():
-            if self.load().edition != edition:
-                raise DataError("its rows were registered anew while this was computed; ask again.")
+            self.load(edition=edition)
             write_text(self._mark, str(edition), mode=PRIVATE)
 
     @property

@@ -239,7 +239,7 @@ class Home:
     @property
     def book(self) -> Book:
         """Which rows are registered."""
-        return Book(self.state / "data" / "rows.json")
+        return Book(self.state / "rows" / "rows.json")
 
     @property
     def paused(self) -> bool:

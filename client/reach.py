@@ -74,7 +74,8 @@ def reach_of(home: Home, config: NodeConfig, log: Path) -> Reach:
             )
     labels = [sheet for sheet in node.labels if sheet]
     data = (home.policy, *(path.resolve() for path in (*node.folders, *labels)))
-    return Reach(data, (*(state.resolve() for state in states), log), home.directory)
+    own = (*states, home.book.path.parent)
+    return Reach(data, (*(state.resolve() for state in own), log), home.directory)
 
 
 def _code() -> list[Path]:

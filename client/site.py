@@ -168,7 +168,9 @@ def opener(node: Node) -> Callable[[_Asked], Hospital]:
 def _open(node: Node, asked: _Asked) -> Hospital:
     """Open the node's hospital: one folder's images stay memory-mapped, several folders are copied."""
     sources, task = _sources(node, asked.task)
-    rules = replace(asked.rules, record=Book(node.rows).load()) if node.rows else asked.rules
+    rules = asked.rules
+    if node.rows:
+        rules = replace(rules, record=Book(node.rows).load(edition=asked.edition))
     hospital = open_folders(node.site, sources, asked.data, task, rules)
     if asked.classes == task.classes:
         return hospital

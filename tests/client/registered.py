@@ -27,6 +27,7 @@ TABLE = (
     "model.name=linear",
     "training.batch-size=0",
     "experiment.algorithms=['reptile']",
+    "experiment.shots=[]",
 )
 
 

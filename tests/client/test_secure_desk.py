@@ -95,8 +95,8 @@ def test_no_column_and_no_value_is_counted_but_those_registered(
 def test_a_coordinators_configurations_do_not_fill_a_nodes_memory(node: NodeConfig) -> None:
     """However many it makes up, those used last are open, and the others are let go."""
     opened = []
-    for seed in range(MOST_OPEN + 3):
-        asked = load(None, ['task.classes=["normal","nodule"]', f"seed={seed}"])
+    for size in range(16, MOST_OPEN + 19):
+        asked = load(None, ['task.classes=["normal","nodule"]', f"data.image-size={size}"])
         opened.append(weakref.ref(hospital_of(Node.of(node), asked.to_json())))
     gc.collect()
     assert [hospital() is not None for hospital in opened] == [False] * 3 + [True] * MOST_OPEN
