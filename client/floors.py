@@ -38,7 +38,7 @@ def check_known(lesson: Lesson, training: Training) -> None:
     able = sum(count >= training.shot for count in lesson.patients if count)
     if training.shot and able < (training.way or len(lesson.strata)):
         raise DataError(
-            f"episodes of {training.shot} patients per class need more classes with so many than are told here. "
+            f"episodes of {training.shot} patients per class need more classes with so many than are told. "
             "Lower training.shot (0 is ordinary training) or training.way."
         )
 

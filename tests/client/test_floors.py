@@ -202,7 +202,7 @@ def test_every_gradient_has_eight_patients_of_whom_none_weighs_more(name: str, o
 def refusal(name: str, counts: tuple[int, int], *over: str, policy: Policy | None = None) -> str:
     """Return the key by which a hospital of so many patients refuses an algorithm, or nothing."""
     config = load(None, [*TABLE[:2], *over])
-    lesson = Lesson(several_images(counts), config.task.classes, config.task.classes)
+    lesson = Lesson(several_images(counts), config.task.classes, config.task.classes, counts)
     try:
         check_lesson(policy or Policy(), lesson, config.training_of(name), ALGORITHMS[name])
     except PolicyError as error:
