@@ -10,10 +10,11 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
-from client.home import Home, Keys, NodeSettings, Registered
+from client.home import Home, Keys, NodeSettings
 from client.node import config_of
 from client.policy import guarded
 from client.reach import reach_of
+from client.registration import register
 from client.worker import Worker, answer
 from common import wire
 from common.config import Config, load
@@ -25,18 +26,16 @@ BOTH = ("image", "table")
 
 
 def registered(folder: Path, data: str) -> Home:
-    """Return the node of a hospital whose images or table nobody has read yet."""
+    """Return the node of a hospital that registered images or a table."""
     archive = folder / "archive"
     if data == "image":
         write_hospital(archive, 60)
     else:
         write_table_hospital(archive, seed=1, rows=200)
-    state = folder / "node" / "state" / "data" / "a"
-    entry = Registered(folder=str(archive), state=str(state), label="finding", classes=("normal", "nodule"))
-    settings = NodeSettings(
-        site="site-1", federation="demo", host="localhost", port=1, node_id=1, threads=1, data=(entry,)
-    )
-    return Home.make(folder / "node", settings, Keys.make(), ca=b"x", peers={}, policy=guarded())
+    settings = NodeSettings(site="site-1", federation="demo", host="localhost", port=1, node_id=1, threads=1)
+    home = Home.make(folder / "node", settings, Keys.make(), ca=b"x", peers={}, policy=guarded())
+    register(home, archive, label="finding", classes=("normal", "nodule"))
+    return Home.load(home.directory)
 
 
 def configuration(data: str) -> Config:
