@@ -9,7 +9,7 @@ differ by one hospital"):
   who is left;
 - a training, or sums over columns, over hospitals that are nearly those of an earlier one waits for the
   operator's word (`client.allow`); sums over columns do for any other hospitals at all;
-- so many runs begin within a month, and no more.
+- so many runs begin within a month, and no more; as many rehearsals beside them, which sum nothing.
 
 Hospitals are counted where their keys are confirmed: a name that the coordinator made up makes no difference.
 Everything is decided and written down within the transaction that stores what is sent (`client.vault`).
@@ -28,7 +28,7 @@ from client.policy import Policy, at_most
 from common.errors import SecAggError
 from common.secagg.encoding import digest
 from common.secagg.identity import Peer
-from common.secagg.messages import Payload
+from common.secagg.messages import REHEARSAL, Payload
 from common.secagg.reasons import WORDS, Reason, refusal
 from common.wire import Instruction
 
@@ -138,15 +138,16 @@ class Cohorts:
         """Let a run over these hospitals begin, or go on. PolicyError, SecAggError: it may not."""
         known = self._named(run)
         if known is None:
-            since = (run, time.time() - A_MONTH)
-            runs = "SELECT COUNT(*) FROM run WHERE id != ? AND at > ?"
-            (count,) = self.database.execute(runs, since).fetchone()
-            at_most(self.policy.max_trainings, count + 1, "max-trainings")
+            self._count(run, "NOT GLOB")
             self.database.execute("INSERT INTO named (run, cohort) VALUES (?, ?)", (run, cohort.keys))
             self._write(cohort)
         elif known.keys != cohort.keys:
             raise refusal(Reason.NOT_NAMED)
         self._judge(cohort)
+
+    def rehearse(self, run: str) -> None:
+        """Let a rehearsal begin, or go on: as many as trainings, and beside them. PolicyError: it may not."""
+        self._count(run, "GLOB")
 
     def review(self, run: str, question: Question, holders: Mapping[str, bytes]) -> None:
         """Raise SecAggError where this question may not be answered over these holders.
@@ -215,6 +216,14 @@ class Cohorts:
         self.database.execute(
             "UPDATE cohort SET allowed = ?, refused = NULL WHERE keys = ?", (time.time(), cohort.keys)
         )
+
+    def _count(self, run: str, like: str) -> None:
+        """Raise PolicyError where too many others within a month are `like` a rehearsal, or are not."""
+        (count,) = self.database.execute(
+            f"SELECT COUNT(*) FROM run WHERE id != ? AND at > ? AND id {like} ?",  # noqa: S608 - two words
+            (run, time.time() - A_MONTH, f"{REHEARSAL}*"),
+        ).fetchone()
+        at_most(self.policy.max_trainings, count + 1, "max-trainings")
 
     def _begun(self, run: str) -> Cohort:
         """Return whom the coordinator named when a run began."""

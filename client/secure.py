@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -104,14 +105,15 @@ class Desk:
 
     def _advertise(self, run: str, member: Member, cohort: Cohort) -> Advertisement:
         """Return this hospital's key for a run that may begin over a cohort, or that only rehearses."""
-        return self.vault.change(
-            run,
-            member,
-            lambda state: (state, site.advertise(state, member)),
-            lambda before, database: (
-                None if rehearses(run) else Cohorts(database, self.policy).begin(run, cohort)
-            ),
-        )
+
+        def witness(before: SiteRun, database: sqlite3.Connection) -> None:
+            memory = Cohorts(database, self.policy)
+            if rehearses(run):
+                memory.rehearse(run)
+            else:
+                memory.begin(run, cohort)
+
+        return self.vault.change(run, member, lambda state: (state, site.advertise(state, member)), witness)
 
     def _rehearse(self, message: Message, run: str, request: MaskRequest) -> Message:
         """Mask a public vector, and give away what it was masked with; no data are touched."""

@@ -70,6 +70,7 @@ class Config(Section):
         self._check_task()
         for name in self.experiment.algorithms:
             self._check_together(name)
+            self._check_groups(name)
         return self
 
     def _check_classes(self) -> None:
@@ -132,6 +133,22 @@ class Config(Section):
                 'and this network has none; set model.norm = "batch", and model.name to a network of images.'
             )
 
+    def _check_groups(self, name: str) -> None:
+        """Raise ConfigError where an algorithm's sums cannot be those of fixed groups."""
+        training = self._trainings[name]
+        if not self.grouped(name):
+            return
+        if training.aggregation == "multi-krum":
+            raise ConfigError(
+                f"[algorithms.{name}]: aggregation multi-krum compares single deltas, and secure sums show "
+                'none; use "median", or secure-aggregation.where = "nowhere".'
+            )
+        if training.cohort:
+            raise ConfigError(
+                f"[algorithms.{name}]: aggregation {training.aggregation} over secure sums takes whole "
+                "groups of hospitals in every round; set training.cohort = 0."
+            )
+
     @property
     def kind(self) -> TaskKind:
         """What is to be predicted, as functions."""
@@ -146,6 +163,11 @@ class Config(Section):
         """Return [training] with the algorithm's own differences."""
         return self._trainings[algorithm]
 
+    def grouped(self, algorithm: str) -> bool:
+        """Whether lying sites are borne by groups, each summed by itself: also where no sum is masked yet."""
+        robust = self.training_of(algorithm).aggregation != "mean"
+        return robust and not ALGORITHMS[algorithm].pooled and self.secure_aggregation.where != "nowhere"
+
     def decisive(self, algorithm: str) -> str:
         """Return all that decides a meta-training, as text; where it runs and how it is judged do not."""
         tables = {
@@ -155,6 +177,7 @@ class Config(Section):
             "model": self.model.model_dump(mode="json"),
             "training": self.training_of(algorithm).model_dump(mode="json"),
             "algorithm": algorithm,
+            "grouped": self.grouped(algorithm),
             "unseen-classes": self.experiment.unseen_classes,
         }
         return json.dumps(tables, sort_keys=True)

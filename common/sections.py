@@ -181,9 +181,10 @@ class Training(Section):
     """How a round's deltas are averaged: all alike, or by the patients behind them, at most 8 to 1
     (`common.weighting`)."""
     aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = "mean"
-    """All but the mean bear lying sites, weigh sites equally, and need each site's own delta."""
+    """All but the mean bear lying sites. Under secure sums, and in simulations of them, median and trimmed
+    mean are over fixed groups of hospitals (server/groups); elsewhere over the sites, all weighing alike."""
     byzantine: Annotated[int, Field(ge=0)] = 1
-    """Lying sites that a trimmed mean or Multi-Krum bears."""
+    """Lying sites that groups, a trimmed mean or Multi-Krum bear."""
     outer: Outer = Outer()
     """Reptile's; the others adopt the mean unless [algorithms.NAME.outer] says otherwise."""
     min_cohort: Annotated[int, Field(ge=0)] = 0

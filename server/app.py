@@ -15,13 +15,14 @@ from flwr.serverapp import Grid
 from safetensors.torch import save_file
 
 from common.config import Config
-from common.errors import ConfigError, DataError
+from common.errors import DataError
 from common.files import atomic
 from common.initialise import learner_for
 from common.weights import Weights
 from common.wire import Description
 from server import checkpoint, columns, outer_loop
 from server.checkpoint import Checkpoint
+from server.groups import groups_of
 from server.secure import SecureSum
 from server.strategy import MetaStrategy
 
@@ -57,6 +58,7 @@ def meta_train(
     path = directory / CHECKPOINT
     training = identity(config, algorithm, {site: told.digest for site, (_, told) in sites.items()})
     nodes = {site: node for site, (node, _) in sites.items()}
+    groups = groups_of(config, algorithm, nodes)
     if path.exists():
         begun = checkpoint.load(path, identity=training)
     else:
@@ -68,9 +70,17 @@ def meta_train(
         checkpoint.save(path, now, identity=training)
         on_round(now)
 
-    secure = _secure(config, algorithm, nodes, len(initial), identities) if identities else None
     strategy = MetaStrategy(
-        config, algorithm, nodes, begun.state, list(begun.history), keep, secure, begun.run, begun.statistics
+        config,
+        algorithm,
+        nodes,
+        begun.state,
+        list(begun.history),
+        keep,
+        _secure(config, algorithm, groups or [sorted(nodes)], nodes, len(initial), identities),
+        begun.run,
+        begun.statistics,
+        groups,
     )
     strategy.start(grid)
     return MetaTrained(strategy.state.phi, strategy.history, begun.statistics)
@@ -92,16 +102,27 @@ def _begin(
 
 
 def _secure(
-    config: Config, algorithm: str, nodes: Mapping[str, int], parameters: int, identities: Mapping[str, bytes]
-) -> SecureSum:
-    training = config.training_of(algorithm)
-    if training.aggregation != "mean":
-        raise ConfigError(
-            f"training.aggregation {training.aggregation} needs each site's own delta, and secure "
-            'aggregation shows the mean alone. Use "mean", or secure-aggregation.where = "nowhere".'
+    config: Config,
+    algorithm: str,
+    groups: Sequence[Sequence[str]],
+    nodes: Mapping[str, int],
+    parameters: int,
+    identities: Mapping[str, bytes] | None,
+) -> list[SecureSum]:
+    """Return one secure sum for each group; none without identities."""
+    if not identities:
+        return []
+    training, bits = config.training_of(algorithm), config.secure_aggregation.bits
+    return [
+        SecureSum(
+            training,
+            bits,
+            parameters,
+            {site: nodes[site] for site in group},
+            {site: identities[site] for site in group},
         )
-    known = {site: identities[site] for site in nodes}
-    return SecureSum(training, config.secure_aggregation.bits, parameters, nodes, known)
+        for group in groups
+    ]
 
 
 def identity(config: Config, algorithm: str, digests: Mapping[str, str]) -> str:

@@ -47,7 +47,7 @@ def statistics(
     else:
         plain = Plain(training, length, {node: site for site, node in nodes.items()})
         replies = exchange(grid, list(messages.values()), timeout=seconds)
-        found = plain.gather(list(messages), (reply for _, reply in replies))
+        (found,) = plain.gather(list(messages), (reply for _, reply in replies))
     return _statistics(found, training).to_json()
 
 

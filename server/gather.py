@@ -15,9 +15,10 @@ from common.algorithms.algorithm import longest_delta
 from common.errors import DataError, SecAggError, WireError
 from common.sections import Training
 from common.weighting import most_weight
-from server.aggregate import aggregator, in_order
+from server.aggregate import Mean, aggregator, in_order
 from server.exchange import exchange
 from server.outer_loop import Vector
+from server.robust import Deltas
 
 logger = logging.getLogger("zamenis.server")
 ROUNDING = 1e-5
@@ -34,8 +35,8 @@ class Gathered:
     sites: int = 0
     episodes: int = 0
     loss_sum: float = 0.0
-    within: int = 0
-    """Sites whose delta was within the round's clip before it was clipped."""
+    within: float = 0
+    """Sites whose delta was within the round's clip before it was clipped; of groups, what these agree on."""
     barred: dict[str, str] = field(default_factory=dict)
     """Who sits this round out because it stopped or spoilt sums, and why."""
     remarks: list[str] = field(default_factory=list)
@@ -53,6 +54,29 @@ class Gathered:
         return self.mean if self.sites >= training.min_cohort else None
 
 
+@dataclass
+class Part:
+    """Sites whose deltas become one mean, as these come."""
+
+    found: Gathered
+    deltas: Deltas
+
+    def add(self, site: str, contribution: wire.Contribution) -> None:
+        """Take one site's part."""
+        del self.found.missing[site]
+        self.deltas.add(contribution.delta, float(contribution.weight))
+        self.found.sites += 1
+        self.found.episodes += contribution.episodes
+        self.found.loss_sum += contribution.loss_sum
+        self.found.within += contribution.within
+
+    def finish(self) -> Gathered:
+        """Return what came, with its mean."""
+        if self.found.sites:
+            self.found.mean = self.deltas.result()
+        return self.found
+
+
 @dataclass(frozen=True)
 class Plain:
     """Gathers deltas that the coordinator sees one by one."""
@@ -61,21 +85,23 @@ class Plain:
     parameters: int
     site_of: Mapping[int, str] = field(repr=False)
     """Site by Flower's node id."""
+    groups: Sequence[Sequence[str]] = ()
+    """The sites in groups, each a mean of its own (`server.groups`); none: all are one."""
 
-    def gather(self, cohort: Sequence[str], replies: Iterable[Message], clip: float = 0.0) -> Gathered:
-        """Return what the replies of a round's cohort bring together; no delta is longer than `clip`."""
-        found = Gathered(dict.fromkeys(cohort, wire.SILENT))
-        deltas = aggregator(self.training, self.parameters)
-        for site, contribution in self._usable(cohort, replies, found.missing, clip):
-            del found.missing[site]
-            deltas.add(contribution.delta, float(contribution.weight))
-            found.sites += 1
-            found.episodes += contribution.episodes
-            found.loss_sum += contribution.loss_sum
-            found.within += contribution.within
-        if found.sites and found.sites >= self.training.min_cohort:
-            found.mean = deltas.result()
-        return found
+    def gather(self, cohort: Sequence[str], replies: Iterable[Message], clip: float = 0.0) -> list[Gathered]:
+        """Return what a round's cohort brings together, group by group; no delta is longer than `clip`."""
+        parts = [self._part(group) for group in self.groups or [cohort]]
+        part_of = {site: part for part in parts for site in part.found.missing}
+        missing: dict[str, str] = {}
+        for site, contribution in self._usable(cohort, replies, missing, clip):
+            part_of[site].add(site, contribution)
+        for site, words in missing.items():
+            part_of[site].found.missing[site] = words
+        return [part.finish() for part in parts]
+
+    def _part(self, sites: Sequence[str]) -> Part:
+        deltas = Mean(self.parameters) if self.groups else aggregator(self.training, self.parameters)
+        return Part(Gathered(dict.fromkeys(sites, wire.SILENT)), deltas)
 
     def _usable(
         self, cohort: Sequence[str], replies: Iterable[Message], missing: dict[str, str], clip: float

@@ -1,9 +1,9 @@
-"""Means that a few lying sites cannot move far; they need every site's own delta, so no secure aggregation.
+"""Means that a few lying sites, or groups of them (`server.groups`), cannot move far.
 
 - coordinate-wise median and trimmed mean: Yin et al. 2018 (ICML, "Byzantine-Robust Distributed Learning");
 - Multi-Krum: Blanchard et al. 2017 (NeurIPS, "Machine Learning with Adversaries").
 
-All weigh sites equally and keep a cohort's deltas in memory.
+All weigh deltas equally and keep a cohort's in memory.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Median(Kept):
 
     def result(self) -> Float[Tensor, "parameter"]:
         """Return the median; of an even number, the mean of the middle two."""
-        return torch.quantile(self.stacked(), 0.5, dim=0)
+        ordered = self.stacked().sort(dim=0).values
+        return ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1].mean(0)
 
 
 class TrimmedMean(Kept):

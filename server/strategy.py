@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from server.clip import following
 from server.cohort import cohort
 from server.exchange import exchange
 from server.gather import Gathered, Plain
+from server.groups import together
 from server.outer_loop import OuterState, apply
 from server.secure import SecureSum
 
@@ -41,17 +42,19 @@ class MetaStrategy(Strategy):
     state: OuterState
     history: list[Mapping[str, Any]] = field(default_factory=list)
     on_round: OnRound = lambda checkpoint: None
-    secure: SecureSum | None = None
-    """Gathers a round so that only its sum is seen; without it, deltas come in plain."""
+    secure: Sequence[SecureSum] = ()
+    """Gathers a round so that only its sum is seen, or each group's; without it, deltas come in plain."""
     run: str = ""
     """Names this meta-training to its sites."""
     statistics: str = ""
     """What its sites standardise numeric columns with (`server.columns`); empty: each its own."""
+    groups: Sequence[Sequence[str]] = ()
+    """The sites in groups, each a mean of its own (`server.groups`); none: all are one mean."""
 
     def __post_init__(self) -> None:
         self.training = self.config.training_of(self.algorithm)
         by_node = {node: site for site, node in self.sites.items()}
-        self._plain = Plain(self.training, self.state.phi.numel(), by_node)
+        self._plain = Plain(self.training, self.state.phi.numel(), by_node, self.groups)
 
     def summary(self) -> None:
         """Log what is about to run."""
@@ -61,6 +64,9 @@ class MetaStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return one instruction for each site of the round's cohort; phi is this strategy's own."""
+        return list(self._instructions(server_round, self._cohort(server_round)).values())
+
+    def _instructions(self, server_round: int, sites: Iterable[str]) -> dict[str, Message]:
         instruction = wire.Instruction(
             config=self.config.to_json(),
             algorithm=self.algorithm,
@@ -71,17 +77,18 @@ class MetaStrategy(Strategy):
         )
         phi = wire.vector(self.state.phi)
         seconds = self.training.round_timeout
-        return [
-            wire.instruct(self.sites[site], wire.TRAIN, instruction, phi, seconds=seconds)
-            for site in self._cohort(server_round)
-        ]
+        return {
+            site: wire.instruct(self.sites[site], wire.TRAIN, instruction, phi, seconds=seconds)
+            for site in sites
+        }
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold the replies, as they come, into the next phi."""
         started = time.monotonic()
-        found = self._plain.gather(self._cohort(server_round), replies, self.state.clip)
+        parts = self._plain.gather(self._cohort(server_round), replies, self.state.clip)
+        found = self._together(parts)
         return None, MetricRecord({**self._conclude(server_round, found, started)})
 
     def configure_evaluate(
@@ -98,26 +105,31 @@ class MetaStrategy(Strategy):
         """Run the rounds that are left, calling `on_round` after each with all that is needed to resume."""
         self.summary()
         for server_round in range(self.state.server_round + 1, self.training.rounds + 1):
-            messages = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
-            if self.secure is None:
+            if self.secure:
+                self._aggregate_securely(grid, server_round)
+            else:
+                messages = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
                 replies = exchange(grid, messages, timeout=self.training.round_timeout)
                 self.aggregate_train(server_round, (reply for _, reply in replies))
-            else:
-                self._aggregate_securely(self.secure, grid, server_round, messages)
             self.on_round(Checkpoint(self.state, self.history, self.statistics, self.run))
-        if self.secure is not None:
-            self.secure.finish(grid)
+        for secure in self.secure:
+            secure.finish(grid)
         return Result()
 
-    def _aggregate_securely(
-        self, secure: SecureSum, grid: Grid, server_round: int, messages: list[Message]
-    ) -> None:
+    def _aggregate_securely(self, grid: Grid, server_round: int) -> None:
+        """Take a round's sums, group after group; no message waits while another group is asked."""
         started = time.monotonic()
-        instructions = dict(zip(self._cohort(server_round), messages, strict=True))
         last = server_round == self.training.rounds
-        then = [] if last else self._cohort(server_round + 1)
-        found = secure.gather(grid, instructions, then, self.state.clip)
-        self._conclude(server_round, found, started)
+        now, following = self._cohort(server_round), [] if last else self._cohort(server_round + 1)
+        parts = []
+        for secure in self.secure:
+            instructions = self._instructions(server_round, [site for site in now if site in secure.sites])
+            then = [site for site in following if site in secure.sites]
+            parts.append(secure.gather(grid, instructions, then, self.state.clip))
+        self._conclude(server_round, self._together(parts), started)
+
+    def _together(self, parts: Sequence[Gathered]) -> Gathered:
+        return together(self.training, self.groups, parts) if self.groups else parts[0]
 
     def _conclude(self, server_round: int, found: Gathered, started: float) -> dict[str, float]:
         """Take the outer step on what was gathered, and write the round down.

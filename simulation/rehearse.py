@@ -143,8 +143,10 @@ def rehearse(config: Config, out: Path, progress: Progress) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     hospitals = hospital_folders(config, out, progress)
     write_text(out / "config.toml", config.to_toml())
+    plan = Plan(config, [folder.name for folder in hospitals])
+    plan.check_groups()
     if config.secure_aggregation.where != "nowhere":
-        Plan(config, [folder.name for folder in hospitals]).check_sums(starting().min_cohort)
+        plan.check_sums(starting().min_cohort)
     with federation(hospitals, config, out / "stage", progress) as rehearsal:
         step = progress.phase("Running it", 1)
         rehearsal.coordinate("run", str(out / "config.toml"))

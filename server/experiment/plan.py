@@ -20,6 +20,7 @@ from common.config import Config
 from common.errors import ConfigError
 from common.inner_loop import InnerLoop
 from server.cohort import cohort
+from server.groups import groups_of
 
 Recipe = InnerLoop | None
 """How to adapt; None: not at all."""
@@ -123,6 +124,13 @@ class Plan:
                 f"secure aggregation needs {fewest} hospitals in every training, and holding {away} of "
                 f"{len(self.hospitals)} out at once leaves fewer. Have {fewest + away} hospitals, or hold "
                 "fewer out: adaptation.folds = 0 chooses no recipes, experiment.shots = [] judges nowhere."
+            )
+
+    def check_groups(self) -> None:
+        """Raise ConfigError where a training has too few hospitals for the groups that are to bear liars."""
+        for one in self.trainings():
+            groups_of(
+                self.config, one.algorithm, [site for site in self.hospitals if site not in one.excluded]
             )
 
     @property

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from client.cli import app
 from common import wire
 from common.secagg.identity import Identity
+from common.secagg.messages import REHEARSAL
 from common.secagg.reasons import Reason, refusal
 from tests.client.desks import Desks
 
@@ -86,3 +87,13 @@ def test_runs_within_a_month_are_bounded(desks: Desks) -> None:
     assert answers[:2] == ["", ""]
     assert "max-trainings in its policy.toml" in answers[2]
     assert not refused(desks, "run-3", desks.public)
+
+
+def test_rehearsals_within_a_month_are_bounded_beside_trainings(desks: Desks) -> None:
+    """A coordinator cannot fill a vault with them, nor a liar use up trainings by making them needed."""
+    policy = desks.homes[desks.names[0]].policy
+    policy.write_text(policy.read_text().replace("max-trainings = 1000", "max-trainings = 3"))
+    answers = [refused(desks, f"{REHEARSAL}{number}", desks.public) for number in range(4)]
+    assert answers[:3] == ["", "", ""]
+    assert "max-trainings in its policy.toml" in answers[3]
+    assert [refused(desks, f"run-{number}", desks.public) for number in (2, 3)] == ["", ""]

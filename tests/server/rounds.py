@@ -100,7 +100,8 @@ class Round:
         chosen = {site: message for site, message in self.instructions(server_round).items() if site in sites}
         plain = Plain(self.training, len(self.phi), {node: site for site, node in self.nodes.items()})
         replies = exchange(self.grid, list(chosen.values()), timeout=20)
-        return plain.gather(sorted(chosen), (reply for _, reply in replies))
+        (found,) = plain.gather(sorted(chosen), (reply for _, reply in replies))
+        return found
 
     def securely(self, server_round: int = 1, *, last: bool = False) -> Gathered:
         """Return what everyone brings together securely."""

@@ -14,7 +14,6 @@ from flwr.app import Message
 from client.vault import Vault
 from common import wire
 from common.algorithms import ALGORITHMS
-from common.errors import ConfigError
 from common.initialise import shared_weights
 from common.secagg.encoding import dump
 from common.secagg.encoding import load as read
@@ -180,17 +179,6 @@ def test_one_slot_gives_one_vector(five: Make) -> None:
         other = again(each.phi + 1, replace(request, plan=plan))
         assert other.error.code == wire.INSECURE
         assert "site-1" in str(other.error.reason)
-
-
-def test_robust_means_and_secure_sums_exclude_each_other(five: Make, tmp_path: Path) -> None:
-    """What needs each site's own delta is refused, with the remedy."""
-    nodes, keys = five(3)
-    config = settings('training.aggregation="median"')
-    with Lossy(nodes, NEVER) as grid:
-        sites = evaluation.describe(grid, config).all_of_them()
-        initial = pack(initial_weights(config, common_input_shape(sites.values())))
-        with pytest.raises(ConfigError, match="needs each site's own delta"):
-            meta_train(grid, config, "reptile", sites, initial, tmp_path, identities=keys)
 
 
 def test_a_site_whose_shares_nobody_can_open_is_soon_left_out(five: Make) -> None:

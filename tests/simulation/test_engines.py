@@ -21,15 +21,15 @@ from simulation.engines import run, workers_of
 from simulation.secrets import make_secrets
 
 
-def small() -> Config:
+def small(over: str = "data.standardise=federation") -> Config:
     """Return a configuration for tables that takes a second."""
-    classes, standardise = "task.classes=['normal', 'nodule']", "data.standardise=federation"
-    return load(None, ["model.name=mlp", "model.width=8", "training.rounds=3", classes, standardise])
+    classes = "task.classes=['normal', 'nodule']"
+    return load(None, ["model.name=mlp", "model.width=8", "training.rounds=3", classes, over])
 
 
-def phi_on(engine: Engine, parent: Path, out: Path) -> list[torch.Tensor]:
+def phi_on(engine: Engine, config: Config, parent: Path, out: Path) -> list[torch.Tensor]:
     """Return phi after a meta-training on an engine, in plain and by secure aggregation."""
-    config, folders = small(), sorted(parent.iterdir())
+    folders = sorted(parent.iterdir())
     keys = make_secrets(out / engine.name / "secrets", [one.name for one in folders])
 
     def program(grid: Grid) -> list[torch.Tensor]:
@@ -56,11 +56,16 @@ def phi_on(engine: Engine, parent: Path, out: Path) -> list[torch.Tensor]:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
-def test_ray_ends_in_the_same_bits(table_hospitals: Callable[[int], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "hospitals"), [(small(), 3), (small("training.aggregation=median"), 8)], ids=["mean", "groups"]
+)
+def test_ray_ends_in_the_same_bits(
+    table_hospitals: Callable[[int], Path], tmp_path: Path, config: Config, hospitals: int
+) -> None:
     """The same seed gives the same phi, bit for bit, whichever engine computes it, masked or not."""
-    parent = table_hospitals(3)
-    here = phi_on(Engine(name="inprocess", workers=1), parent, tmp_path)
-    there = phi_on(Engine(name="ray", workers=2), parent, tmp_path)
+    parent = table_hospitals(hospitals)
+    here = phi_on(Engine(name="inprocess", workers=1), config, parent, tmp_path)
+    there = phi_on(Engine(name="ray", workers=2), config, parent, tmp_path)
     assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
     plain, summed = here
     assert not torch.equal(plain, summed)
@@ -73,7 +78,7 @@ def test_without_ray_the_extra_is_named(
     """The message says what to install, and what to use instead."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "zamenis\[ray\]", or use --engine inprocess'):
-        phi_on(Engine(name="ray", workers=1), table_hospitals(2), tmp_path)
+        phi_on(Engine(name="ray", workers=1), small(), table_hospitals(2), tmp_path)
 
 
 def test_workers_are_as_configured_or_what_the_machine_has() -> None:

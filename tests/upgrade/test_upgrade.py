@@ -111,7 +111,7 @@ def test_an_older_node_is_refused_by_name(older: Older) -> None:
         ((_, reply),) = exchange(grid, [told], timeout=20)
         assert reply.error.code == wire.UNKNOWN_PROTOCOL
         plain = Plain(config.training_of("reptile"), 3, by_node)
-        found = plain.gather(sorted(names), [reply])
+        (found,) = plain.gather(sorted(names), [reply])
     assert "install the same" in found.missing["st-anna"]
 
 
