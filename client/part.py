@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from client.policy import policy_of
 from client.site import Node, learner_of
 from common import columns, heads, weights, wire
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import clipped, longest_delta
+from common.algorithms.algorithm import clipped, finite, longest_delta
 from common.cases import Cases
 from common.config import Config
 from common.errors import DataError, WireError
@@ -28,6 +29,8 @@ from common.sections import Training
 from common.seeds import Draws
 from common.weighting import weight_of
 from common.weights import Weights
+
+logger = logging.getLogger("zamenis.client")
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,12 @@ class Part:
         whole = weights.pack({name: update.delta[name] for name in phi})
         longest = longest_delta(training, len(whole), clip)
         within = float(torch.linalg.vector_norm(whole, dtype=torch.float64)) <= longest
-        delta = clipped(whole, training, min(longest, max_norm))
+        told, loss_sum = finite(whole, update.loss_sum, update.episodes)
+        if told is not whole:
+            logger.warning("the training blew up: its weights or losses are not finite, so it adds nothing")
+        delta = clipped(told, training, min(longest, max_norm))
         weight = weight_of(training, len(torch.unique(lesson.cases.patients)))
-        return wire.Contribution(delta, update.loss_sum, update.episodes, weight, within)
+        return wire.Contribution(delta, loss_sum, update.episodes, weight, within)
 
     def _draws(self, phi: Weights, server_round: int, clip: float) -> Draws:
         """Return what a round draws from: another stream where anything that was chosen for it differs."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from common.algorithms.algorithm import longest_coordinate, longest_delta
+from common.algorithms.algorithm import MOST_LOSS, longest_coordinate, longest_delta
 from common.secagg.layout import Layout, Metric
 from common.sections import Training
 from common.weighting import most_weight
 
 WIDEST = 32
 """Bits of a sum at most."""
-MOST_LOSS = 1e4
-"""Bound of what rides in the sum: mean loss of an episode in nats."""
 
 
 def layout_of(training: Training, bits: int, parameters: int, holders: int, clip: float = 0.0) -> Layout:

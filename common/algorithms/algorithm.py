@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from common import weights
@@ -36,6 +37,8 @@ class Update:
     episodes: int
 
 
+MOST_LOSS = 1e4
+"""Mean loss of an episode, in nats, above which a coordinator is told this much."""
 LocalUpdate = Callable[[Learner, Weights, Sequence[Episode], Training, Draws, Memory], Update]
 """The site's half; it writes into the memory what the site's inner optimiser is to remember."""
 Adapt = Callable[[Learner, Weights, Cases, InnerLoop, Draws], Predictor]
@@ -102,6 +105,17 @@ def clipped(delta: Tensor, training: Training, clip: float = 0.0) -> Tensor:
     """Return a site's delta `[parameter]` within the bounds of its norm and of every coordinate."""
     norm = longest_delta(training, len(delta), clip)
     return weights.clip(delta, norm, longest_coordinate(training, clip))
+
+
+def finite(delta: Tensor, loss_sum: float, episodes: int) -> tuple[Tensor, float]:
+    """Return a delta and its losses as they are; where a number is not finite, no delta and the most loss.
+
+    Weights can be made to overflow for what a single patient has. So a hospital whose training did answers as
+    all others do: a refusal would tell a coordinator of this hospital alone what only sums may tell.
+    """
+    if math.isfinite(loss_sum) and bool(delta.isfinite().all()):
+        return delta, loss_sum
+    return torch.zeros_like(delta), MOST_LOSS * episodes
 
 
 def inner_settings(training: Training) -> InnerLoop:

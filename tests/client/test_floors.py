@@ -18,19 +18,21 @@ from client.classes import Lesson
 from client.episodes import episodes
 from client.floors import check_floors, check_lesson
 from client.policy import Policy, guarded
+from client.registration import register
 from client.site import NodeConfig
 from common import columns, wire
 from common.algorithms import ALGORITHMS
 from common.cases import Cases
 from common.config import Config, load
 from common.errors import DataError, PolicyError
-from common.initialise import learner_of_algorithm
+from common.initialise import learner_of_algorithm, parameters_of
 from common.seeds import Draws
 from common.tasks import TaskKind
 from server.exchange import exchange
 from server.secure import SecureSum
 from simulation.grid import InProcessGrid
 from simulation.secrets import make_secrets
+from tests.client.registered import ask, asked, new_home
 from tests.conftest import write_table_hospital
 
 TABLE = [
@@ -44,6 +46,7 @@ CRAFTED = ["training.inner-optimizer=sgd", "training.inner-lr=1.0", "training.cl
 ONE_BY_ONE = [*TABLE, *CRAFTED, "training.batch-size=1", "training.inner-steps=1"]
 NUMBERS = 4
 """Numeric columns of a test hospital."""
+TRAINED = sorted(name for name, one in ALGORITHMS.items() if one.local_update)
 SILENT = -30.0
 """A bias at which a case of the first class has no gradient, and one of the second its own row."""
 
@@ -137,6 +140,46 @@ def test_a_batch_of_one_reads_patients_out_of_secure_sums(tmp_path: Path) -> Non
         assert all("min-step-patients" in missing[site] for site in nodes)
 
 
+def test_no_hospital_refuses_for_what_one_patient_overflows(tmp_path: Path) -> None:
+    """Weights of 3e38 / t overflow where somebody has more than t; which hospital that is, is not told.
+
+    A refusal would be one exact bit about one hospital, and about twenty of them its largest value.
+    """
+    config = load(None, [*TABLE, *CRAFTED, "training.batch-size=0", "training.inner-steps=1"])
+    training, top = config.training_of("reptile"), float(np.finfo(np.float32).max)
+    told = columns.Statistics(np.zeros(NUMBERS), np.ones(NUMBERS)).to_json()
+    answered = []
+    with guarded_hospitals(tmp_path) as (grid, identities):
+        nodes = {f"site-{place}": place + 1 for place in range(1, 4)}
+        sums = SecureSum(training, 24, NUMBERS + 1, nodes, identities)
+        for server_round, most in enumerate((1.0, 3.0, 10.0, 1e3, 1e6), start=1):
+            instruction = wire.Instruction(
+                config.to_json(), "reptile", server_round, statistics=told, run="overflow"
+            )
+            phi = wire.vector(torch.tensor([top / most, *[0.0] * NUMBERS]))
+            messages = {
+                site: wire.instruct(node, wire.TRAIN, instruction, phi, seconds=60)
+                for site, node in nodes.items()
+            }
+            found = sums.gather(grid, messages, list(nodes))
+            answered.append((found.mean is not None, found.missing))
+    assert answered == [(True, {})] * 5
+
+
+@pytest.mark.parametrize("name", sorted({*TRAINED} - {"fedbn", "pooled"}))
+def test_whatever_blows_up_is_answered_with_nothing(name: str, tmp_path: Path) -> None:
+    """Steps of 1e38 overflow in every algorithm that takes any; the delta that leaves is finite."""
+    home = new_home(tmp_path / "node")
+    register(home, write_table_hospital(tmp_path / "data", seed=1, rows=120), label="finding")
+    over = ["training.inner-lr=1e38", "training.inner-steps=8", f"experiment.algorithms=['{name}']"]
+    model = "mlp" if ALGORITHMS[name].adapter else "linear"
+    config = asked(*over, f"model.name={model}")
+    reply = ask(home, "train", config, algorithm=name, server_round=1, run="r")
+    assert not reply.has_error()
+    parameters = parameters_of(config, name, (NUMBERS,))
+    assert wire.read_contribution(reply, parameters).delta.isfinite().all()
+
+
 @dataclass(frozen=True)
 class Watched(TaskKind):
     """A task that writes down whose cases each loss is of, and how much each of them weighs."""
@@ -166,7 +209,6 @@ SETTINGS = (
     ("training.batch-size=16", "training.shot=5", "training.query=7", "training.episodes=3"),
     ("training.shot=10", "training.way=2", "training.inner-optimizer=sgd"),
 )
-TRAINED = sorted(name for name, one in ALGORITHMS.items() if one.local_update)
 
 
 @pytest.mark.parametrize("over", SETTINGS)
