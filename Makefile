@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup check test demo bench clean
+.PHONY: setup check test mutants demo bench clean
 
 setup: .venv/.base
 .venv/.base: pyproject.toml constraints.txt
@@ -24,6 +24,9 @@ demo: .venv/.base
 test: .venv/.dev
 	$(BIN)/python -m pytest -q
 
+mutants: .venv/.dev
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
+
 check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +37,4 @@ bench: .venv/.dev
 	@for file in engine aggregate secagg secure_round dicom flamby logistic metalearning costs deploy; do $(BIN)/python benchmarks/$$file.py $(BENCH) || exit 1; done
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -248,6 +248,26 @@ def test_a_pin_that_nobody_stands_by_gives_way_to_a_key_that_is_vouched_for(two:
     assert told.pinned["east"] == Peer(EVE.public, confirmed=True, pending=EAST.public)
 
 
+def test_taking_one_word_back_leaves_the_others(two: Peers) -> None:
+    """A withdrawal is of one hospital; what was signed for another goes on to count."""
+    two.vouch("own", OWN, "lung", ["north", "south"], "telephone")
+    given = {one.subject: one.expires for one in two.withdraw(OWN, ["north"]).held.given}
+    assert given == {"north": NOW, "south": NOW + LASTS}
+
+
+def test_the_bound_on_words_is_each_hospitals_own(path: Path) -> None:
+    """As many for one hospital as may be kept take no place from another's."""
+    crowd = {f"h{number}": Identity.make() for number in range(MOST_VOUCHERS)}
+    told = {name: one.public for name, one in crowd.items()} | {"east": EAST.public, "west": WEST.public}
+    peers = at(path).learn("own", told)
+    peers.confirm("own", OWN, {name: fingerprint(one.public) for name, one in crowd.items()})
+    words = [
+        word(one, name, subject, told[subject]) for name, one in crowd.items() for subject in ("east", "west")
+    ]
+    heard = peers.learn("own", told, words, "lung").held.heard
+    assert sorted(one.subject for one in heard) == ["east"] * MOST_VOUCHERS + ["west"] * MOST_VOUCHERS
+
+
 def test_words_without_end_make_nothing_grow(path: Path) -> None:
     """Of a crowd of confirmed vouchers a few are kept for each hospital, and the known ones may change."""
     crowd = {f"h{number}": Identity.make() for number in range(MOST_VOUCHERS + 4)}

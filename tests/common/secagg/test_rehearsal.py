@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from common.secagg import aggregator, rehearsal, site
-from common.secagg.encoding import dump, load
+from common.secagg.encoding import digest, dump, load
 from common.secagg.identity import Identity, Peer, Roster
 from common.secagg.layout import Layout, Metric
+from common.secagg.masking import Keystream
 from common.secagg.messages import PUBLIC, REHEARSAL, Holders, MaskRequest, Payload
 from common.secagg.numbers import Policy
 from common.secagg.quantise import Contribution, clip_factor
@@ -67,6 +69,19 @@ def test_honest_vectors_are_what_everybody_computes() -> None:
     delta = rehearsal.public_contribution(public.requests["a"].plan, "a").delta
     assert clip_factor(delta, LAYOUT.clip_norm) == 1.0
     assert 0.4 < float(np.linalg.norm(delta)) < 1.0
+
+
+def test_the_public_vector_is_the_plans_own_keystream_within_half_the_clip() -> None:
+    """Uniform over [-reach, reach) with reach = clip / (2 sqrt(n)); metrics in the middle of their ranges."""
+    plan = slot(REHEARSAL + "1", PUBLIC).requests["a"].plan
+    mine, others = (rehearsal.public_contribution(plan, name) for name in "ab")
+    drawn = np.empty(LAYOUT.parameters, "<u2")
+    Keystream(digest("public vector", plan.digest())).read_into(drawn)
+    reach = LAYOUT.clip_norm / math.sqrt(LAYOUT.parameters) / 2
+    np.testing.assert_array_equal(mine.delta, ((drawn / 2**15 - 1) * reach).astype(np.float32))
+    np.testing.assert_array_equal(mine.delta, others.delta)
+    assert mine.metrics == {"loss": 5, "within": 0.5}
+    assert mine.rounding_key == digest("public rounding", plan.digest(), "a") != others.rounding_key
 
 
 @pytest.mark.parametrize("part", ["vector", "s", "b"])
