@@ -156,7 +156,7 @@ def _surveyed(found: Survey, refused: Mapping[str, int], share: float) -> Readin
             target=said.digest,
             stratum=_stratum(said.target, found.task),
             learned=bool(side),
-            folder=keyed_hash(found.keys.file, "folder"),
+            folder=keyed_hash(found.keys.split, "folder"),
         )
         for name, one, said, side in zip(names, known, accepted, learned, strict=True)
     )
@@ -204,7 +204,7 @@ def _table(source: Source, data: Data, task: Task) -> Reading:
             target=keyed_hash(keys.file, f"label {json.dumps(table.labels[row])}"),
             stratum=_stratum(targets[row], task),
             learned=bool(side),
-            folder=keyed_hash(keys.file, "folder"),
+            folder=keyed_hash(keys.split, "folder"),
         )
         for name, row, side in zip(names, usable, learned, strict=True)
     )

@@ -20,7 +20,7 @@ from common.errors import DataError
 
 KEY_BYTES = 32
 PATIENTS = "patients.key"
-"""The secret that names patients alike in all folders of a node, where it has several."""
+"""The secret that names patients and rows alike in all folders of a node, wherever a folder is moved."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,17 @@ def open_keys(state: Path) -> SiteKeys:
             "Give a state folder on a local disk that may be written to."
         ) from error
     keys = SiteKeys(*(_derive(root, purpose) for purpose in ("split", "patient", "file", "digest")))
-    shared = state / PATIENTS
-    return replace(keys, patient=_derive(_read_key(shared), "patient")) if shared.exists() else keys
+    if not (state / PATIENTS).exists():
+        return keys
+    shared = _read_key(state / PATIENTS)
+    return replace(keys, patient=_derive(shared, "patient"), file=_derive(shared, "file"))
 
 
 def share_patients(node: Path, state: Path) -> None:
-    """Let `state` name patients by the secret of all folders of the node whose state is `node`.
+    """Let `state` name patients and rows by the secret of all folders of the node whose state is `node`.
 
-    So one patient in two folders is one patient. DataError: the state's patients go by another node's.
+    So one patient in two folders is one patient, and a row of a folder that was moved is the row that it was.
+    DataError: the state's patients go by another node's.
     """
     for folder in (node, state):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -247,3 +247,29 @@ def test_nothing_of_a_patient_is_in_the_record(tmp_path: Path) -> None:
     said = json.dumps(asdict(told(home)))
     assert "data" not in said
     assert set(json.loads(said)["census"]) == {"least", "patients", "per_class", "refused"}
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_folder_that_was_moved_has_the_rows_that_it_had(tmp_path: Path, *, moved: bool) -> None:
+    """Without a patient column too, at another path or with another state: a new line waits for its group.
+
+    Named by a secret of the new place, all lines would be new ones, and two sums differ by one of them.
+    """
+    home, rows = new_home(tmp_path / "node"), table(60)
+    register(home, nameless(tmp_path / "before", rows), label="finding")
+    before = ask(home, "train", asked(FEDERATION), column_sums=True)
+    home = Home.load(home.directory)
+    forget(home, tmp_path / "before")
+    after = nameless(tmp_path / ("after" if moved else "before"), [*rows, *table(1, first=60, seed=2)])
+    register(Home.load(home.directory), after, label="finding", state=tmp_path / "state")
+    assert (delta(ask(home, "train", asked(FEDERATION), column_sums=True)) == delta(before)).all()
+
+
+def nameless(folder: Path, rows: list[list[object]]) -> Path:
+    """Write a table hospital whose rows say nothing of whose they are."""
+    write_rows(folder, rows)
+    lines = (folder / "table.csv").read_text().splitlines()
+    (folder / "table.csv").write_text("".join(line.partition(",")[2] + "\n" for line in lines))
+    schema = folder / "schema.toml"
+    schema.write_text(schema.read_text().replace('patient = "patient"\n', ""))
+    return folder
