@@ -25,22 +25,21 @@ def episodes(
     draws: Draws,
     *,
     halves: bool = False,
-    least: int = 1,
+    known: Sequence[int] | None = None,
 ) -> list[Episode]:
     """Return the episodes that a site trains on in one round.
 
     With `shot = 0` an episode is all of the site's cases, as support and query alike, or for an
     algorithm that needs them apart its patients dealt at random into two `halves`. Otherwise its
     support has `shot` patients per class and its query `query` (0: as many) others where they exist;
-    with `way`, of `way` classes drawn at random and re-labelled 0 to way - 1. Raises DataError where a
-    class has too few patients for that, or fewer than `least`: whatever shot is asked for, the answer
-    says nothing about smaller numbers.
+    with `way`, of `way` classes drawn at random and re-labelled 0 to way - 1. Raises DataError where too
+    few classes have the patients for that, by `known`: how many each has, as far as is told; None: as here.
     """
     if not training.shot:
         if halves:
             return [_halves(cases, draws) for _ in range(training.episodes)]
         return [Episode(support=cases, query=cases)] * training.episodes
-    return [_episode(cases, classes, training, draws, least) for _ in range(training.episodes)]
+    return [_episode(cases, classes, training, draws, known) for _ in range(training.episodes)]
 
 
 def few_cases(cases: Cases, *, classes: int, shot: int, draws: Draws) -> Int[Tensor, "chosen"]:
@@ -60,20 +59,24 @@ def relabelled(cases: Cases, chosen: Sequence[int]) -> Cases:
     return Cases(cases.inputs[kept], places[cases.labels[kept]], cases.patients[kept])
 
 
-def _able(cases: Cases, classes: tuple[str, ...], training: Training, least: int) -> list[int]:
+def _able(
+    cases: Cases, classes: tuple[str, ...], training: Training, known: Sequence[int] | None
+) -> list[int]:
     """Return the classes with enough patients; DataError where they are too few for an episode."""
-    enough, needed = max(training.shot, least), training.way or len(classes)
-    able = [k for k, patients in enumerate(cases.per_class(len(classes))) if patients >= enough]
+    needed, counts = training.way or len(classes), cases.per_class(len(classes)) if known is None else known
+    able = [k for k, patients in enumerate(counts) if patients >= training.shot]
     if len(able) < needed:
         raise DataError(
-            f"episodes of {training.shot} patients per class need {needed} classes with at least {enough} "
-            "each, and here are fewer. Lower training.shot (0 is ordinary training) or training.way."
+            f"episodes of {training.shot} patients per class need {needed} classes with so many, and "
+            "here are fewer. Lower training.shot (0 is ordinary training) or training.way."
         )
     return able
 
 
-def _episode(cases: Cases, classes: tuple[str, ...], training: Training, draws: Draws, least: int) -> Episode:
-    able = _able(cases, classes, training, least)
+def _episode(
+    cases: Cases, classes: tuple[str, ...], training: Training, draws: Draws, known: Sequence[int] | None
+) -> Episode:
+    able = _able(cases, classes, training, known)
     count = len(classes)
     if training.way:
         order = draws.permutation(len(able))[: training.way]

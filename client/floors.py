@@ -23,24 +23,31 @@ from common.seeds import Draws
 
 def check_lesson(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> None:
     """Raise PolicyError or DataError where no round of this training would be taken part in."""
-    check_known(lesson, training)
+    check_known(policy, lesson, training, algorithm)
     bare = replace(lesson.cases, inputs=torch.empty(len(lesson.cases), 0))
     draws = Draws.of_seed(0, "describe")
-    drawn = episodes(bare, lesson.strata, training, draws, halves=algorithm.queries, least=policy.min_count)
+    drawn = episodes(bare, lesson.strata, training, draws, halves=algorithm.queries, known=lesson.patients)
     check_floors(policy, drawn, training, algorithm)
 
 
-def check_known(lesson: Lesson, training: Training) -> None:
-    """Raise DataError where too few classes have the patients that episodes need, by what is told of them.
+def check_known(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> None:
+    """Raise DataError or PolicyError where episodes cannot be had, by what is told of the classes.
 
     No other count decides: classes have at least what is told, in groups of their own (`Hospital.known`).
+    Any `way` of them have to leave a query enough patients.
     """
-    able = sum(count >= training.shot for count in lesson.patients if count)
-    if training.shot and able < (training.way or len(lesson.strata)):
-        raise DataError(
-            f"episodes of {training.shot} patients per class need more classes with so many than are told. "
-            "Lower training.shot (0 is ordinary training) or training.way."
-        )
+    able, needed = [], training.way or len(lesson.strata)
+    if training.shot:
+        able = sorted(count for count in lesson.patients if count >= training.shot)[:needed]
+        if len(able) < needed:
+            raise DataError(
+                f"episodes of {training.shot} patients per class need more classes with so many than are "
+                "told. Lower training.shot (0 is ordinary training) or training.way."
+            )
+    asked = training.query or training.shot
+    left = sum(min(asked, count - training.shot) for count in able)
+    if able and algorithm.queries and left < policy.min_step_patients:
+        raise PolicyError("min-step-patients")
 
 
 def check_floors(policy: Policy, tasks: Sequence[Episode], training: Training, algorithm: Algorithm) -> None:

@@ -59,7 +59,7 @@ class Part:
         assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
         policy = policy_of(self.node.policy_file)
         lesson = classes.lesson(self.hospital, self.config, self.algorithm)
-        check_known(lesson, training)
+        check_known(policy, lesson, training, algorithm)
         draws = self._draws(phi, server_round, clip)
         tasks = episodes(
             lesson.cases,
@@ -67,7 +67,7 @@ class Part:
             training,
             draws.child("episodes"),
             halves=algorithm.queries,
-            least=policy.min_count,
+            known=lesson.patients,
         )
         check_floors(policy, tasks, training, algorithm)
         learner = self._learner(0 if training.head == "shared" else training.way or len(lesson.classes))

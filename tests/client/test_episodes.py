@@ -122,7 +122,7 @@ def test_too_few_classes_for_way_are_said() -> None:
     """Two of the three classes that 3-way needs have two patients."""
     cases = hospital([(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)])
     with pytest.raises(
-        DataError, match=r"2 patients per class need 3 classes with at least 2 each, and here are fewer"
+        DataError, match=r"2 patients per class need 3 classes with so many, and here are fewer"
     ):
         episodes(cases, CLASSES, Training(way=3, shot=2), draws())
 

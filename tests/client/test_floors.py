@@ -225,9 +225,7 @@ def test_every_gradient_has_eight_patients_of_whom_none_weighs_more(name: str, o
     learner.task = task
     watched = learner.network.backbone if compares else learner.network.adapter
     watched.register_forward_pre_hook(lambda _, given: task.seen.append(given[0][:, 0].long()))
-    tasks = episodes(
-        cases, config.task.classes, training, Draws.of_seed(1), halves=algorithm.queries, least=10
-    )
+    tasks = episodes(cases, config.task.classes, training, Draws.of_seed(1), halves=algorithm.queries)
     check_floors(Policy(), tasks, training, algorithm)
     assert algorithm.local_update is not None
     algorithm.local_update(learner, learner.initial, tasks, training, Draws.of_seed(2), {})
@@ -241,10 +239,17 @@ def test_every_gradient_has_eight_patients_of_whom_none_weighs_more(name: str, o
         assert each.max() <= 1 / 8 + 1e-6
 
 
-def refusal(name: str, counts: tuple[int, int], *over: str, policy: Policy | None = None) -> str:
+def refusal(
+    name: str,
+    counts: tuple[int, int],
+    *over: str,
+    policy: Policy | None = None,
+    told: tuple[int, ...] | None = None,
+) -> str:
     """Return the key by which a hospital of so many patients refuses an algorithm, or nothing."""
     config = load(None, [*TABLE[:2], *over])
-    lesson = Lesson(several_images(counts), config.task.classes, config.task.classes, counts)
+    told = told or tuple(count if count >= Policy().min_count else 0 for count in counts)
+    lesson = Lesson(several_images(counts), config.task.classes, config.task.classes, told)
     try:
         check_lesson(policy or Policy(), lesson, config.training_of(name), ALGORITHMS[name])
     except PolicyError as error:
@@ -275,3 +280,17 @@ def test_which_shots_are_answered_says_nothing_below_the_least_count(name: str) 
     ]
     assert few == [["classes"] * 9] * 5
     assert refusal(name, (60, 10), "training.shot=5", "training.query=40") == ""
+
+
+@pytest.mark.parametrize("name", ["reptile", "maml", "protonet"])
+def test_who_keeps_few_company_is_not_counted_by_queries(name: str) -> None:
+    """Of 20 told of each class, and up to nine more beside rare ones, every shot has the same answer."""
+    found = [
+        [
+            refusal(name, (20 + more, 20), f"training.shot={shot}", "training.query=40", told=(20, 20))
+            for shot in range(10, 23)
+        ]
+        for more in (0, 1, 3, 9)
+    ]
+    assert found == [found[0]] * 4
+    assert found[0][6:8] == ["", "min-step-patients" if ALGORITHMS[name].queries else ""]
