@@ -23,31 +23,37 @@ from common.seeds import Draws
 
 def check_lesson(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> None:
     """Raise PolicyError or DataError where no round of this training would be taken part in."""
-    check_known(policy, lesson, training, algorithm)
+    known = drawn_from(policy, lesson, training, algorithm)
     bare = replace(lesson.cases, inputs=torch.empty(len(lesson.cases), 0))
     draws = Draws.of_seed(0, "describe")
-    drawn = episodes(bare, lesson.strata, training, draws, halves=algorithm.queries, known=lesson.patients)
+    drawn = episodes(bare, lesson.strata, training, draws, halves=algorithm.queries, known=known)
     check_floors(policy, drawn, training, algorithm)
 
 
-def check_known(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> None:
-    """Raise DataError or PolicyError where episodes cannot be had, by what is told of the classes.
+def drawn_from(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> tuple[int, ...]:
+    """Return what is told of each class that episodes may draw from, 0 for the others.
 
-    No other count decides: classes have at least what is told, in groups of their own (`Hospital.known`).
-    Any `way` of them have to leave a query enough patients.
+    DataError, PolicyError: too few are left, by what is told; no other count decides. Classes have at least
+    what is told, in groups of their own (`Hospital.known`). Of each class a floor of patients is not drawn,
+    or asked about: where all but one were, two draws would differ by two patients. Any `way` of the classes
+    leave a query enough patients.
     """
-    able, needed = [], training.way or len(lesson.strata)
-    if training.shot:
-        able = sorted(count for count in lesson.patients if count >= training.shot)[:needed]
-        if len(able) < needed:
-            raise DataError(
-                f"episodes of {training.shot} patients per class need more classes with so many than are "
-                "told. Lower training.shot (0 is ordinary training) or training.way."
-            )
+    told, needed, floor = lesson.patients, training.way or len(lesson.strata), policy.min_step_patients
+    if not training.shot:
+        return told
+    spare = 0 if algorithm.queries or floor == 1 else floor
+    able = sorted(count for count in told if count >= training.shot)
+    if len(able) < needed:
+        raise DataError(
+            f"episodes of {training.shot} patients per class need more classes with so many than are told. "
+            "Lower training.shot (0 is ordinary training) or training.way."
+        )
+    able = [count for count in able if count >= training.shot + spare]
     asked = training.query or training.shot
-    left = sum(min(asked, count - training.shot) for count in able)
-    if able and algorithm.queries and left < policy.min_step_patients:
+    left = sum(min(asked, count - training.shot) for count in able[:needed])
+    if len(able) < needed or (algorithm.queries and left < floor):
         raise PolicyError("min-step-patients")
+    return tuple(count if count >= training.shot + spare else 0 for count in told)
 
 
 def check_floors(policy: Policy, tasks: Sequence[Episode], training: Training, algorithm: Algorithm) -> None:

@@ -13,7 +13,7 @@ from client import classes
 from client.dataset import Hospital
 from client.episodes import episodes
 from client.few_shot import Judge
-from client.floors import check_floors, check_known
+from client.floors import check_floors, drawn_from
 from client.kept import Kept
 from client.legacy_pins import check_pins
 from client.policy import policy_of
@@ -59,7 +59,7 @@ class Part:
         assert algorithm.local_update is not None  # noqa: S101 - the coordinator never trains local-only
         policy = policy_of(self.node.policy_file)
         lesson = classes.lesson(self.hospital, self.config, self.algorithm)
-        check_known(policy, lesson, training, algorithm)
+        known = drawn_from(policy, lesson, training, algorithm)
         draws = self._draws(phi, server_round, clip)
         tasks = episodes(
             lesson.cases,
@@ -67,7 +67,7 @@ class Part:
             training,
             draws.child("episodes"),
             halves=algorithm.queries,
-            known=lesson.patients,
+            known=known,
         )
         check_floors(policy, tasks, training, algorithm)
         learner = self._learner(0 if training.head == "shared" else training.way or len(lesson.classes))
