@@ -26,10 +26,10 @@ from rich.table import Table
 
 from common import seeds, weights
 from common.algorithms import ALGORITHMS
+from common.bounds import layout_of
 from common.cases import Cases, Episode
 from common.config import Config, load
 from common.initialise import learner_of_algorithm, shared_weights
-from server.layout import layout_of
 
 SIZE, SHOT, QUERY, EPISODES = 64, 5, 10, 2
 HOLDERS = 10

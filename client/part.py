@@ -86,7 +86,8 @@ class Part:
             logger.warning("the training blew up: its weights or losses are not finite, so it adds nothing")
         delta = clipped(told, training, min(longest, max_norm))
         weight = weight_of(training, len(torch.unique(lesson.cases.patients)))
-        return wire.Contribution(delta, loss_sum, update.episodes, weight, within)
+        rounding = draws.child("rounding").key()
+        return wire.Contribution(delta, loss_sum, update.episodes, weight, within, rounding)
 
     def _draws(self, phi: Weights, server_round: int, clip: float) -> Draws:
         """Return what a round draws from: another stream where anything that was chosen for it differs."""
@@ -101,7 +102,10 @@ class Part:
             raise DataError("has no numeric columns that the federation standardises.")
         cases = classes.lesson(measured, self.config, self.algorithm).cases
         check_pins(self.node.own_states, self.hospital.parts, self.hospital.secret, cases)
-        return wire.Contribution(columns.sums(cases.inputs.numpy()), 0.0, 1, 1, within=True)
+        rounding = self.hospital.draws.child("columns").key()
+        return wire.Contribution(
+            columns.sums(cases.inputs.numpy()), 0.0, 1, 1, within=True, rounding=rounding
+        )
 
     def judge(self, phi: Weights) -> Judge:
         """Return who judges phi on this hospital's own task."""

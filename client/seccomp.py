@@ -37,6 +37,15 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "process_vm_writev": (311, 271),
     "pidfd_getfd": (438, 438),
     "kcmp": (312, 272),
+    # to another process by the system's shared memory, message queues and semaphores
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "mq_open": (240, 180),
     "execve": (59, 221),
     "execveat": (322, 281),
     # around file rules: what Landlock does not see
@@ -55,6 +64,8 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
+    "setxattrat": (463, 463),
+    "removexattrat": (466, 466),
     "mount": (165, 40),
     "umount2": (166, 39),
     "pivot_root": (155, 41),
@@ -127,10 +138,12 @@ def _filter(machine: str) -> Iterator[tuple[int, int, int, int]]:
             yield refuse
     yield (JUMP_EQUAL, 0, 3, SOCKET[machine])
     yield (LOAD, 0, 0, ARGUMENTS)
-    yield (JUMP_EQUAL, 4, 0, AF_UNIX)  # to ALLOW, below
+    yield (JUMP_EQUAL, 7, 0, AF_UNIX)  # to ALLOW, below
     yield refuse
-    yield (JUMP_EQUAL, 0, 3, SEND_TO[machine])
+    yield (JUMP_EQUAL, 0, 5, SEND_TO[machine])
     yield (LOAD, 0, 0, ARGUMENTS + 4 * 8)  # a fifth argument is an address, which `send` has not
+    yield (JUMP_EQUAL, 0, 2, 0)
+    yield (LOAD, 0, 0, ARGUMENTS + 4 * 8 + 4)  # whose upper half alone may tell it from none
     yield (JUMP_EQUAL, 1, 0, 0)
     yield refuse
     yield (RETURN, 0, 0, ALLOW)

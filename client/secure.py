@@ -12,7 +12,6 @@ import logging
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from typing import cast
 
 from flwr.app import Context, Message
@@ -24,11 +23,14 @@ from client.policy import Policy, among, at_most, check, policy_of
 from client.site import Node
 from client.vault import Vault
 from common import wire
+from common.bounds import layout_asked
 from common.config import from_json
 from common.errors import PolicyError, SecAggError, WireError
 from common.secagg import numbers, rehearsal, site
-from common.secagg.encoding import dump, load
+from common.secagg.dealing import SECRET
+from common.secagg.encoding import digest, dump, load
 from common.secagg.identity import Identity, Peer
+from common.secagg.layout import Layout
 from common.secagg.messages import (
     Advertisement,
     Dealing,
@@ -41,8 +43,9 @@ from common.secagg.messages import (
     rehearses,
 )
 from common.secagg.quantise import Contribution
+from common.secagg.reasons import Reason, refusal
 from common.secagg.site import Answer, Member
-from common.secagg.state import Open, SiteRun
+from common.secagg.state import Dealt, Open, SiteRun
 
 logger = logging.getLogger("zamenis.client")
 UNKNOWN_KIND = "it answers no such message; install the same version of Zamenis on both sides."
@@ -143,7 +146,7 @@ class Desk:
         at_most(self.policy.max_weight_ratio, request.plan.layout.max_weight, "max-weight-ratio")
         sent = self._change(
             run,
-            lambda state: (state, site.review(state, self.member, request, payload)),
+            lambda state: self._review(state, request, payload, about),
             lambda memory, before: memory.review(run, question, _dealt_to(before, slot)),
         )
         contribution = None
@@ -151,7 +154,7 @@ class Desk:
             reply = inner(wire.unsecured(message))
             if reply.has_error():
                 return wire.refuse(message, reply.error.code, reply.error.reason or "")
-            contribution = self._contribution(message, reply, request, payload)
+            contribution = self._contribution(reply, request.plan.layout)
         holders = load(Holders, fields.holders) if fields.holders else None
 
         def transition(state: SiteRun) -> tuple[SiteRun, tuple[Masked, Dealing | None]]:
@@ -182,15 +185,24 @@ class Desk:
             masked.vector,
         )
 
-    def _contribution(
-        self, message: Message, reply: Message, request: MaskRequest, payload: Payload
-    ) -> Contribution:
+    def _review(
+        self, state: SiteRun, request: MaskRequest, payload: Payload, about: Asked
+    ) -> tuple[SiteRun, Masked | None]:
+        """Judge a plan before training: the vector's bounds are those that the message itself asks for."""
+        layout, sent = request.plan.layout, site.review(state, self.member, request, payload)
+        if sent is None:
+            holders = len(cast(Dealt, state.dealt).holders.sites)
+            if layout != layout_asked(about.instruction, about.parameters, holders):
+                raise refusal(Reason.OTHER_LAYOUT)
+        return state, sent
+
+    def _contribution(self, reply: Message, layout: Layout) -> Contribution:
         """Return what trained as what is masked."""
-        layout = request.plan.layout
         told = wire.read_contribution(reply, layout.parameters)
-        instruction = wire.read_instruction(message)
-        seed = from_json(instruction.config).seed
-        key = dump(("rounding", seed, self.member.site, instruction.server_round, payload.model))
+        if (
+            len(told.rounding) != SECRET
+        ):  # of what is known to all, the sum tells one hospital's from another's
+            raise WireError("what trained has no rounding of its own.")
         return Contribution(
             delta=told.delta.numpy(),
             weight=min(told.weight, layout.max_weight),
@@ -199,7 +211,7 @@ class Desk:
                 "episodes": told.episodes,
                 "within": told.within,
             },
-            rounding_key=sha256(key).digest(),
+            rounding_key=digest("rounding", told.rounding, layout),
         )
 
     def _change(

@@ -63,6 +63,10 @@ class Draws:
         """Return `count` random whole numbers from 0 to `bound` - 1."""
         return (self._words(count) % np.uint64(bound)).astype(np.int64)
 
+    def key(self) -> bytes:
+        """Return 32 random bytes, for a stream of another kind."""
+        return self._stream.update(bytes(32))
+
     def _words(self, count: int) -> NDArray[np.uint64]:
         return np.frombuffer(self._stream.update(bytes(WORD * count)), "<u8")
 

@@ -152,6 +152,8 @@ class Contribution:
     """How much it weighs in the round's mean (`common.weighting`)."""
     within: bool
     """Whether the delta was within the round's clip before it was clipped."""
+    rounding: bytes = field(default=b"", repr=False)
+    """32 bytes of the hospital's own, from which whoever masks the delta draws how it is rounded."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,9 @@ def reply_contribution(message: Message, contribution: Contribution) -> Message:
             "within": int(contribution.within),
         }
     )
-    return Message(RecordDict({"delta": vector(contribution.delta), "sums": sums}), reply_to=message)
+    drawn = ConfigRecord({"rounding": contribution.rounding})
+    content = RecordDict({"delta": vector(contribution.delta), "sums": sums, "drawn": drawn})
+    return Message(content, reply_to=message)
 
 
 def read_contribution(reply: Message, parameters: int) -> Contribution:
@@ -299,7 +303,10 @@ def read_contribution(reply: Message, parameters: int) -> Contribution:
         raise WireError("loss-sum must be finite.")
     if within not in (0, 1):
         raise WireError("within must be 0 or 1.")
-    return Contribution(delta, loss_sum, episodes, weight, within == 1)
+    rounding = reply.content.config_records.get("drawn", ConfigRecord()).get("rounding", b"")
+    if not isinstance(rounding, bytes):
+        raise WireError("rounding must be bytes; the site runs another version.")
+    return Contribution(delta, loss_sum, episodes, weight, within == 1, rounding)
 
 
 def reply_judgement(message: Message, judgement: Judgement) -> Message:

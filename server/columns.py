@@ -8,6 +8,7 @@ import torch
 from flwr.serverapp import Grid
 
 from common import columns, wire
+from common.bounds import exact
 from common.config import Config
 from common.errors import DataError, WireError
 from common.sections import Training
@@ -31,7 +32,7 @@ def statistics(
     With `identities` the sums alone are seen, in a run of secure aggregation of their own. They are asked for
     once. DataError: too few sites answered, or no values have such sums.
     """
-    training = _bounds(config.training_of(algorithm))
+    training = exact(config.training_of(algorithm))
     length, seconds = count * columns.NUMBERS, training.round_timeout
     instruction = wire.Instruction(config=config.to_json(), algorithm=algorithm, column_sums=True)
     nothing = wire.vector(torch.zeros(length))
@@ -49,12 +50,6 @@ def statistics(
         replies = exchange(grid, list(messages.values()), timeout=seconds)
         (found,) = plain.gather(list(messages), (reply for _, reply in replies))
     return _statistics(found, training).to_json()
-
-
-def _bounds(training: Training) -> Training:
-    """Return the settings under which sums of columns travel as deltas do, and lose nothing."""
-    exact = {"clip_norm": columns.CLIP_NORM, "weighting": "uniform", "episodes": 1}
-    return training.model_copy(update=exact)
 
 
 def _statistics(found: Gathered, training: Training) -> columns.Statistics:

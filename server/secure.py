@@ -17,6 +17,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common import wire
+from common.bounds import layout_of
 from common.errors import DataError, SecAggError
 from common.secagg import aggregator
 from common.secagg.aggregator import Outcome, Slot
@@ -28,7 +29,6 @@ from common.secagg.reasons import Reason, refusal
 from common.sections import Training
 from server.dealings import Dealings, Dealt, same
 from server.gather import Gathered, collect
-from server.layout import layout_of
 from server.rehearsal import Rehearsal
 from server.standing import Duty, Standing
 

@@ -1,7 +1,8 @@
 """From a site's contribution to whole numbers, and from their sum back to the mean.
 
-Rounding is stochastic, so that errors of many sites and rounds average out; its randomness is not a
-secret and comes from a key that the caller derives from the run's seed, so that runs repeat.
+Rounding is stochastic, so that errors of many sites and rounds average out. Who knows the randomness of one
+site can tell its numbers from the others' in a sum, where steps are coarse: it comes from a key of the site's
+own, which the caller derives from what only the site has and from what was asked, so that runs repeat.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Contribution:
     """1 to the layout's `max_weight`."""
     metrics: Mapping[str, float] = field(repr=False)
     rounding_key: bytes = field(repr=False)
-    """32 bytes from the run's seed, the round and the site: decides which way numbers are rounded."""
+    """32 bytes that nobody but the site can compute: decides which way numbers are rounded."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Reason(StrEnum):
     WAITS_FOR_ALLOW = "waits-for-allow"
     NOT_NAMED = "not-named"
     BAD_LAYOUT = "bad-layout"
+    OTHER_LAYOUT = "other-layout"
     OVERFLOW = "overflow"
     BAD_CONTRIBUTION = "bad-contribution"
     WRONG_LENGTH = "wrong-length"
@@ -149,6 +150,9 @@ WORDS = {
     ),
     Reason.BAD_LAYOUT: (
         "a bound of the vector's layout is out of range; check the secure-aggregation settings."
+    ),
+    Reason.OTHER_LAYOUT: (
+        "the vector's bounds are not those that the message asks for; the coordinator may be lying."
     ),
     Reason.OVERFLOW: (
         "the largest possible sum needs more than 32 bits; use fewer bits, smaller weights or fewer sites."

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common import seeds
+from common.bounds import layout_of
 from common.config import Config
 from common.secagg import aggregator, site
 from common.secagg.encoding import dump
@@ -27,7 +28,6 @@ from common.secagg.packing import Packed
 from common.secagg.quantise import Contribution
 from common.secagg.site import Member
 from common.sections import Training
-from server.layout import layout_of
 
 Vector = Float[Tensor, "parameter"]
 

@@ -16,12 +16,13 @@ from client.node import desk_of
 from client.pinboard import Pinned, to_toml
 from client.policy import guarded
 from common import wire
+from common.bounds import layout_asked
 from common.config import Config, load
 from common.secagg import aggregator
 from common.secagg.encoding import dump
 from common.secagg.encoding import load as read
 from common.secagg.identity import Peer, Roster
-from common.secagg.layout import Layout, Metric
+from common.secagg.layout import Layout
 from common.secagg.messages import (
     Advertisement,
     Dealing,
@@ -33,13 +34,9 @@ from common.secagg.messages import (
     UnmaskRequest,
 )
 from common.secagg.numbers import Numbers
+from common.seeds import Draws
 
 RUN, PARAMETERS = "run-1", 40
-METRICS = (
-    Metric("loss-sum", 0, 1e4, 1e-6),
-    Metric("episodes", 0, 100),
-    Metric("within", 0, 1),
-)
 
 
 @dataclass
@@ -50,9 +47,13 @@ class Desks:
     size: int
     policy: str = field(default_factory=guarded)
     homes: dict[str, Home] = field(init=False)
-    clip_norm: float = 4.0
+    clip_norm: float = 0.0
+    """Of the round, as the message says it; 0: what [training] has."""
+    column_sums: bool = False
     server_round: int = 1
     run: str = RUN
+    own: int = 0
+    """Stands for the secrets of the hospitals' data, which decide how they round."""
     trained: list[str] = field(default_factory=list)
     """Who was let train, in order."""
 
@@ -72,7 +73,13 @@ class Desks:
             self.homes[name].peers_file.write_text(to_toml(Pinned(peers)))
         self.public = public
         self.config: Config = load(
-            None, ['task.classes=["normal","nodule"]', 'model.name="mlp"', "experiment.shots=[]"]
+            None,
+            [
+                'task.classes=["normal","nodule"]',
+                'model.name="mlp"',
+                "experiment.shots=[]",
+                "training.clip-norm=4.0",
+            ],
         )
         self.phi = torch.zeros(PARAMETERS)
 
@@ -83,14 +90,16 @@ class Desks:
     @property
     def layout(self) -> Layout:
         """The shape of every vector."""
-        return Layout(PARAMETERS, self.size, self.clip_norm, 0.5, metrics=METRICS)
+        return layout_asked(wire.read_instruction(self.instruction()), PARAMETERS, self.size)
 
     def answer(self, name: str, message: Message) -> Message:
         """Return a hospital's reply, by its node's desk as it is now."""
 
         def train(plain: Message) -> Message:
             self.trained.append(name)
-            return wire.reply_contribution(plain, wire.Contribution(self.delta(name), 0.5, 1, 1, within=True))
+            rounding = Draws.of_seed(self.own, name, self.server_round).key()
+            told = wire.Contribution(self.delta(name), 0.5, 1, 1, within=True, rounding=rounding)
+            return wire.reply_contribution(plain, told)
 
         return desk_of(self.homes[name]).answer(message, train)
 
@@ -121,7 +130,14 @@ class Desks:
     def instruction(self) -> Message:
         """Return the round's train message, without anything of secure aggregation."""
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-        told = wire.Instruction(self.config.to_json(), "reptile", self.server_round, run="meta-1")
+        told = wire.Instruction(
+            self.config.to_json(),
+            "reptile",
+            self.server_round,
+            run="meta-1",
+            clip_norm=self.clip_norm,
+            column_sums=self.column_sums,
+        )
         return wire.instruct(1, wire.TRAIN, told, wire.vector(self.phi), seconds=60.0)
 
     def requests(self, holders: Holders, dealings: Sequence[Dealing]) -> dict[str, MaskRequest]:

@@ -25,6 +25,9 @@ from client.node import config_of
 from common.errors import ConfigError
 
 NOBODY = 65534
+AF_UNIX = int(socket.AF_UNIX)
+MAP_FIXED_ANONYMOUS = 0x100022
+"""Of mmap(2): a private piece of memory at this very address, and nowhere else."""
 USERS = [pytest.param(0, id="root"), pytest.param(NOBODY, id="user")]
 LIBC = ctypes.CDLL(None, use_errno=True)
 pytestmark = pytest.mark.skipif(
@@ -159,6 +162,19 @@ def by_a_pair(address: str, send: Callable[[socket.socket, str], Any]) -> None:
         send(mine, address)
 
 
+def by_a_low_address(name: str) -> None:
+    """Send a datagram to an address that lies in memory where the lower half of its pointer is zero."""
+    low, written = 1 << 32, AF_UNIX.to_bytes(2, sys.byteorder) + name.encode()
+    memory = (ctypes.c_void_p(low), ctypes.c_size_t(4096), 3, MAP_FIXED_ANONYMOUS, -1, ctypes.c_long(0))
+    LIBC.mmap(*memory)
+    ctypes.memmove(low, written, len(written))
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with mine, theirs:
+        if LIBC.sendto(mine.fileno(), b"x", 1, 0, ctypes.c_void_p(low), len(written)) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
+
+
 def test_it_reaches_no_network_and_no_other_program(
     home: Home, user: int, listening: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -173,6 +189,10 @@ def test_it_reaches_no_network_and_no_other_program(
         "sendmsg": lambda: socket.socketpair(type=socket.SOCK_DGRAM)[0].sendmsg(
             [b"x"], [], 0, "datagram.sock"
         ),
+        "low address": lambda: by_a_low_address(listening["datagram"]),
+        "queue": lambda: _call(seccomp.REFUSED["msgget"]),
+        "shared memory": lambda: _call(seccomp.REFUSED["shmget"]),
+        "named queue": lambda: _call(seccomp.REFUSED["mq_open"]),
         "program": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606
         "environment": lambda: Path(f"/proc/{parent}/environ").read_bytes(),
         "memory": lambda: Path(f"/proc/{parent}/mem").open("rb").close(),
@@ -256,6 +276,7 @@ def test_it_computes_as_ever(home: Home, user: int, tmp_path: Path) -> None:
         theirs.recv_bytes()
 
     work: dict[str, Attempt] = {
+        "unix socket": lambda: socket.socket(socket.AF_UNIX).close(),
         "mapped": mapped,
         "threads": threaded,
         "pipe": lambda: os.write(writing, b"x"),

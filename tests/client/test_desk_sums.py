@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from common import wire
+from common.secagg.layout import Layout, Metric
 from tests.client.desks import PARAMETERS, Desks
 
 
@@ -39,3 +44,62 @@ def test_a_hospital_clips_what_it_sends(tmp_path: Path) -> None:
     delta = desks.delta("h000").numpy().astype(np.float64)
     desks.clip_norm = float(np.linalg.norm(delta)) / 2
     assert np.abs(desks.mean(1) - delta / 2).max() <= desks.layout.error_bound(5, 5)
+
+
+class Short(Desks):
+    """Hospitals whose updates point anywhere and are of lengths 0.1, 0.125, 0.15 and so on."""
+
+    forged: Layout | None = None
+
+    def delta(self, name: str) -> torch.Tensor:
+        """Return a hospital's own update."""
+        number = self.names.index(name)
+        drawn: torch.Tensor = torch.randn(PARAMETERS, generator=torch.Generator().manual_seed(number))
+        return drawn * ((0.1 + 0.025 * number) / float(drawn.norm()))
+
+    @property
+    def layout(self) -> Layout:
+        """The coordinator's own choice, where it has one."""
+        return self.forged or super().layout
+
+
+@pytest.mark.parametrize("column_sums", [False, True])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"clip_norm": 0.11},
+        {"coordinate_range": 0.01},
+        {"bits": 8},
+        {"sites": 6},
+        {"max_weight": 2},
+        {"metrics": (Metric("loss-sum", 0.0, 0.1), Metric("episodes", 0.0, 1.0), Metric("within", 0.0, 1.0))},
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_a_hospital_takes_no_bounds_but_those_of_the_message(
+    tmp_path: Path, other: dict[str, Any], column_sums: bool
+) -> None:
+    """Clipped anywhere between the shortest and the next, five updates sum to x + C u, so two sums give x.
+
+    Coordinates, losses and weights that are cut at bounds of the plan's tell hospitals apart alike.
+    """
+    desks = Short(tmp_path, 5, column_sums=column_sums)
+    desks.forged = replace(desks.layout, **other)
+    holders = desks.holders()
+    requests = desks.requests(holders, desks.dealings(holders))
+    reply = desks.train("h000", requests["h000"])
+    assert reply.has_error()
+    assert "the vector's bounds are not those" in wire.words_of(reply)
+    assert desks.trained == []
+
+
+def test_nobody_else_knows_how_a_hospital_rounds(tmp_path: Path) -> None:
+    """On a coarse grid a coordinate is one level or the next, by chance; who knows the chance reads it.
+
+    Three hospitals with the same update round by three keys of which the message tells none: another key of
+    h000's own, and nothing else, moves the sum.
+    """
+    desks = Alike(tmp_path, 3)
+    first = desks.mean(1)
+    desks.own = 7
+    assert not np.array_equal(desks.mean(2), first)

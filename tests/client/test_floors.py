@@ -42,7 +42,12 @@ TABLE = [
     "experiment.shots=[]",
     "adaptation.folds=0",
 ]
-CRAFTED = ["training.inner-optimizer=sgd", "training.inner-lr=1.0", "training.clip-norm=50.0"]
+CRAFTED = [
+    "training.inner-optimizer=sgd",
+    "training.inner-lr=1.0",
+    "training.clip-norm=50.0",
+    "secure-aggregation.bits=24",
+]
 ONE_BY_ONE = [*TABLE, *CRAFTED, "training.batch-size=1", "training.inner-steps=1"]
 NUMBERS = 4
 """Numeric columns of a test hospital."""

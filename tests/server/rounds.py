@@ -10,13 +10,13 @@ from flwr.app import Message
 from client.app import app as client_app
 from client.site import NodeConfig
 from common import wire
+from common.bounds import layout_of
 from common.config import Config, load
 from common.weights import pack
 from server import evaluation
 from server.app import common_input_shape, initial_weights
 from server.exchange import exchange
 from server.gather import Gathered, Plain
-from server.layout import layout_of
 from server.secure import SecureSum
 from simulation.grid import InProcessGrid
 

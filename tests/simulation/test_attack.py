@@ -14,12 +14,12 @@ import torch
 
 from client.dataset import open_hospital
 from common import weights
+from common.bounds import layout_of
 from common.cases import Cases
 from common.config import Config, load
 from common.errors import ConfigError, SecAggError
 from common.initialise import learner_for
 from common.sections import Phantoms
-from server.layout import layout_of
 from simulation import cli
 from simulation.attack import run as attack_run
 from simulation.attack.cohort import hold

@@ -19,12 +19,12 @@ from client.policy import guarded, starting
 from client.site import NodeConfig
 from client.vault import Vault
 from common import columns, wire
+from common.bounds import exact
 from common.config import Config, load
 from common.errors import DataError
 from common.initialise import shared_weights
 from common.secagg.reasons import Reason, refusal
 from common.weights import pack
-from server import columns as server_columns
 from server import evaluation
 from server.app import common_input_shape
 from server.exchange import exchange
@@ -120,7 +120,7 @@ class Federation:
 
     def column_sums(self, sites: Sequence[str]) -> Gathered:
         """Return the sums over numeric columns of these hospitals, in a run of their own."""
-        training = server_columns._bounds(self.training)
+        training = exact(self.training)
         length = self.columns * columns.NUMBERS
         told = wire.Instruction(self.asked.to_json(), "reptile", column_sums=True)
         nothing = wire.vector(torch.zeros(length))
