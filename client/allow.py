@@ -33,9 +33,9 @@ def listed(cohort: Cohort) -> str:
 
 
 def allow(home: Home, one: Waiting) -> None:
-    """Remember that these hospitals may be summed over, whatever was summed until now."""
+    """Remember that these hospitals may be summed over, whatever was summed until they were shown."""
     with vault_of(home).cohorts(policy_of(home.policy)) as memory:
-        memory.allow(one.cohort)
+        memory.allow(one)
 
 
 def _difference(cohort: Cohort, other: Cohort) -> str:

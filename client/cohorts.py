@@ -125,6 +125,8 @@ class Waiting:
 
     cohort: Cohort
     near: list[Cohort]
+    at: float
+    """When this was read, in Unix seconds: of what is summed over later, the operator was not told."""
 
 
 @dataclass(frozen=True)
@@ -209,12 +211,13 @@ class Cohorts:
             "SELECT keys, confirmed FROM cohort WHERE refused IS NOT NULL"
         ).fetchall()
         cohorts = [Cohort.read(*row) for row in rows]
-        return [Waiting(cohort, list(self._near(cohort, self.policy.min_difference))) for cohort in cohorts]
+        floor, now = self.policy.min_difference, time.time()
+        return [Waiting(cohort, list(self._near(cohort, floor)), now) for cohort in cohorts]
 
-    def allow(self, cohort: Cohort) -> None:
-        """Give the operator's word: these hospitals may be summed over, whatever was summed before now."""
+    def allow(self, one: Waiting) -> None:
+        """Give the operator's word: these hospitals may be summed over, whatever was when he was asked."""
         self.database.execute(
-            "UPDATE cohort SET allowed = ?, refused = NULL WHERE keys = ?", (time.time(), cohort.keys)
+            "UPDATE cohort SET allowed = ?, refused = NULL WHERE keys = ?", (one.at, one.cohort.keys)
         )
 
     def _count(self, run: str, like: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from client.allow import allow, waiting
 from client.cli import app
 from common import wire
 from common.secagg.identity import Identity
@@ -53,6 +54,21 @@ def test_a_hospital_that_left_is_told_of_and_allowed(desks: Desks) -> None:
     assert "waits" not in tell(desks, "status")
     assert not refused(desks, "run-2", without)
     assert not refused(desks, "run-3", without)
+
+
+def test_the_word_covers_what_the_operator_was_shown_and_no_more(desks: Desks) -> None:
+    """While he is at the telephone about one that left, a sum is made over all but that one and another."""
+    first = desks.homes["h000"]
+    without = {name: key for name, key in desks.public.items() if name != "h004"}
+    assert refused(desks, "run-2", without)
+    (shown,) = waiting(first)
+    desks.names, desks.public, desks.run = ["h000", "h001", "h002"], dict(list(without.items())[:3]), "run-3"
+    desks.size, desks.phi = 3, desks.phi + 1
+    holders = desks.holders()
+    requests = desks.requests(holders, desks.dealings(holders))
+    assert not desks.train("h000", requests["h000"]).has_error()
+    allow(first, shown)
+    assert str(refusal(Reason.WAITS_FOR_ALLOW)) in refused(desks, "run-2", without)
 
 
 def test_hospitals_that_nobody_confirmed_make_no_difference(desks: Desks) -> None:

@@ -263,7 +263,7 @@ def test_columns_of_whoever_was_called_lost_are_not_summed_after_all(tmp_path: P
                 site != VICTIM
             )  # it helped to unmask no sum, so it has nothing to compare
             for one in waiting:
-                memory.allow(one.cohort)
+                memory.allow(one)
     assert federation.column_sums(SITES).sites == 5
 
 
@@ -279,7 +279,7 @@ def test_two_hospitals_may_join_and_one_may_with_its_neighbours_word(tmp_path: P
         with Vault(tmp_path / "secrets" / site / "vault.db").cohorts(starting()) as memory:
             (waiting,) = memory.waiting()
             assert {name for near in waiting.near for name in near.without(waiting.cohort)} == {VICTIM}
-            memory.allow(waiting.cohort)
+            memory.allow(waiting)
     for name, step in (("fourth", 2e-3), ("fifth", 3e-3)):
         assert federation.sum(federation.begin(BUT_ONE), name, phi=moved + step).sites == 4
 
