@@ -53,11 +53,11 @@ class Kept:
     def keep(self, weights: Weights, server_round: int) -> None:
         """Write `weights` down as what `server_round` left, and forget all but the round before it.
 
-        Where a number among them is not finite, nothing is written: the next round goes on from the last
-        good one, and not from a training that has blown up.
+        Where a number among them is not finite, what this round began with is left again: the next one goes
+        on from the last good one. Were nothing written, a later refusal would tell who blew up.
         """
         if not all(value.isfinite().all() for value in weights.values()):
-            return
+            weights = self.before(server_round)
         earlier, _ = self._around(server_round)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._forget_old_runs()

@@ -73,6 +73,16 @@ def test_a_round_that_blew_up_is_not_kept(tmp_path: Path) -> None:
     assert kept.before(4)["scale"].tolist() == [1.0] * 3
 
 
+@pytest.mark.parametrize("first", [1.0, torch.nan])
+def test_who_blew_up_answers_as_others_do(tmp_path: Path, first: float) -> None:
+    """Whether a run that is set back is refused says nothing of what a round's numbers were."""
+    kept = Kept(tmp_path, "run")
+    for server_round, value in ((5, first), (6, 1.0), (7, 1.0)):
+        kept.keep({"scale": torch.full((3,), value)}, server_round)
+    with pytest.raises(DataError, match="set back"):
+        kept.before(6)
+
+
 def test_what_nobody_has_touched_for_a_month_is_forgotten(tmp_path: Path) -> None:
     """Once some run keeps something; runs of this month stay."""
     for name in ("old", "recent"):
