@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -124,6 +126,7 @@ def _work(
     """Say which walls stand, then serve messages until the pipe closes; the last of `write` is the log."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
+    _leave_tracker()
     walls = confine(read, write)
     form = "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(filename=write[-1], level=logging.INFO, format=form, force=True)
@@ -142,6 +145,14 @@ def _work(
         except EOFError:
             return
         pipe.send_bytes(transport.to_bytes(answer(app, message, config)))
+
+
+def _leave_tracker() -> None:
+    """Let go of the pipe to Python's resource tracker, which deletes shared memory at anybody's word."""
+    tracker = resource_tracker.getfd()
+    if tracker is not None:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), tracker, inheritable=False)
 
 
 def answer(app: ClientApp, message: Message, config: dict[str, str | int | float | bool]) -> Message:

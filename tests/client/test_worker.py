@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,16 @@ def test_a_confined_worker_computes_the_same_bits(tmp_path: Path, data: str) -> 
             told, expected = (wire.read_contribution(one, parameters) for one in (reply, plain))
             assert torch.equal(told.delta, expected.delta)
             assert told.delta.any()
+
+
+def test_a_worker_has_no_line_to_what_deletes_shared_memory(tmp_path: Path) -> None:
+    """Python's resource tracker stands outside of all walls and unlinks what it is told to."""
+    home = registered(tmp_path, "table")
+    node = config_of(home)
+    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
+    try:
+        assert not worker.serve(messages(configuration("table"), (4,))[0]).has_error()
+        opened = {os.readlink(file) for file in Path(f"/proc/{worker.pid}/fd").iterdir()}
+    finally:
+        worker.stop()
+    assert os.readlink(f"/proc/self/fd/{resource_tracker.getfd()}") not in opened
