@@ -192,17 +192,20 @@ class Impostor:
         self._thread.join()
 
     def _serve(self) -> None:
-        from client.node import config_of
+        from client.node import LONGEST_PAUSE, SHORTEST_PAUSE, config_of
 
         where = self._home.settings
         address = f"{where.host}:{where.port}"
         with Fleet(address, self._home.ca.read_bytes(), self._home.keys().node, where.node_id) as line:
+            last = time.monotonic()
             while not self._ended.is_set():
                 message = line.receive()
                 if message is None:
-                    time.sleep(0.02)
+                    pause = (time.monotonic() - last) / 10
+                    self._ended.wait(min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE))
                     continue
                 line.send(self._answer(message, config_of(self._home)))
+                last = time.monotonic()
 
 
 class SmallDisk:
