@@ -72,12 +72,12 @@ def open_run(federation: Federation, memory: Path) -> Iterator[LinkGrid]:
     `memory` is a file that keeps the run's number: where its coordinator was killed, the next one ends it
     first, so that no hospital goes on with work that nobody waits for.
     """
-    control = Control(federation)
-    with suppress(OSError, ValueError, UnwantedError):
-        control.stop_run(int(memory.read_text(encoding="ascii")))
-    run_id = control.start_run()
-    write_text(memory, str(run_id))
-    grid = LinkGrid(federation, *_take(federation, control, run_id))
+    with Control(federation) as control:
+        with suppress(OSError, ValueError, UnwantedError):
+            control.stop_run(int(memory.read_text(encoding="ascii")))
+        run_id = control.start_run()
+        write_text(memory, str(run_id))
+        grid = LinkGrid(federation, *_take(federation, control, run_id))
     status, details = SubStatus.FAILED, "the coordinator stopped it"
     try:
         yield grid

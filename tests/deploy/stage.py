@@ -33,6 +33,8 @@ from server.roster import Roster
 from simulation.rehearse import Rehearsal
 
 ROUNDS = 4
+PAUSE = 0.2
+"""Seconds between two looks of an impostor for a message: a dozen of them leave the SuperLink time."""
 HERE = Path(sys.executable).parent
 
 
@@ -192,20 +194,17 @@ class Impostor:
         self._thread.join()
 
     def _serve(self) -> None:
-        from client.node import LONGEST_PAUSE, SHORTEST_PAUSE, config_of
+        from client.node import config_of
 
         where = self._home.settings
         address = f"{where.host}:{where.port}"
         with Fleet(address, self._home.ca.read_bytes(), self._home.keys().node, where.node_id) as line:
-            last = time.monotonic()
             while not self._ended.is_set():
                 message = line.receive()
                 if message is None:
-                    pause = (time.monotonic() - last) / 10
-                    self._ended.wait(min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE))
+                    self._ended.wait(PAUSE)
                     continue
                 line.send(self._answer(message, config_of(self._home)))
-                last = time.monotonic()
 
 
 class SmallDisk:
