@@ -24,6 +24,7 @@ from client.home import Home
 from client.node import desk_of
 from client.site import NodeConfig
 from common import wire
+from common.bounds import layout_of
 from common.config import Config
 from common.secagg import aggregator
 from common.secagg.encoding import dump, load
@@ -33,7 +34,6 @@ from common.secagg.numbers import Numbers
 from server.cli import app as coordinator_commands
 from server.exchange import exchange
 from server.federation import Federation
-from server.layout import layout_of
 from simulation.rehearse import Rehearsal
 from tests.conftest import write_table_hospital
 from tests.deploy.stage import Impostor

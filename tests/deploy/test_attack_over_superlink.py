@@ -12,6 +12,7 @@ from flwr.app import Message
 
 from client.policy import guarded
 from common import weights, wire
+from common.bounds import layout_of
 from common.initialise import shared_weights
 from common.secagg import aggregator
 from common.secagg.encoding import load
@@ -19,7 +20,6 @@ from common.secagg.identity import Identity
 from common.secagg.messages import MASKED, Masked, MaskRequest, UnmaskAnswer, UnmaskRequest
 from common.secagg.numbers import Numbers
 from common.secagg.reasons import Reason, refusal
-from server.layout import layout_of
 from server.link import open_run
 from server.secure import SecureSum
 from simulation.rehearse import federation
