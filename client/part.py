@@ -20,7 +20,7 @@ from client.policy import policy_of
 from client.site import Node, learner_of
 from common import columns, heads, weights, wire
 from common.algorithms import ALGORITHMS
-from common.algorithms.algorithm import clipped, finite, longest_delta
+from common.algorithms.algorithm import clipped, finite, longest_delta, within_clip
 from common.cases import Cases
 from common.config import Config
 from common.errors import DataError, WireError
@@ -79,12 +79,11 @@ class Part:
         if kept:
             kept.keep(on_cpu(memory | {name: begun[name] + update.delta[name] for name in own}), server_round)
         whole = weights.pack({name: update.delta[name] for name in phi})
-        longest = longest_delta(training, len(whole), clip)
-        within = float(torch.linalg.vector_norm(whole, dtype=torch.float64)) <= longest
+        within = within_clip(whole, training, clip)
         told, loss_sum = finite(whole, update.loss_sum, update.episodes)
         if told is not whole:
             logger.warning("the training blew up: its weights or losses are not finite, so it adds nothing")
-        delta = clipped(told, training, min(longest, max_norm))
+        delta = clipped(told, training, min(longest_delta(training, len(whole), clip), max_norm))
         weight = weight_of(training, len(torch.unique(lesson.cases.patients)))
         rounding = draws.child("rounding").key()
         return wire.Contribution(delta, loss_sum, update.episodes, weight, within, rounding)

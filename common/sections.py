@@ -167,8 +167,8 @@ class Training(Section):
     """L2 norm that a site clips its delta to at first, and at most; 0: what the algorithm can reach at all,
     e.g. inner-lr times inner-steps times the root of the number of parameters."""
     clip_quantile: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Share of a round's sites whose delta the clip leaves whole: it follows their norms, by one bit that
-    each tells masked. 0: it stays where it begins."""
+    """The clip follows twice this quantile of the norms of a round's deltas, by one bit that each site tells
+    masked. 0: it stays where it begins."""
     clip_rate: Rate = 0.2
     """How fast it follows, after a quicker beginning (server/clip)."""
     head: Literal["shared", "home"] = "shared"

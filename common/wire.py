@@ -151,7 +151,7 @@ class Contribution:
     weight: int
     """How much it weighs in the round's mean (`common.weighting`)."""
     within: bool
-    """Whether the delta was within the round's clip before it was clipped."""
+    """Whether the delta was within the round's clip by CLIP_MARGIN before it was clipped (`within_clip`)."""
     rounding: bytes = field(default=b"", repr=False)
     """32 bytes of the hospital's own, from which whoever masks the delta draws how it is rounded."""
 

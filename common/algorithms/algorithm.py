@@ -73,6 +73,11 @@ class Algorithm:
     """Trains where all sites' data lie together: no federation, an upper bound for one."""
 
 
+CLIP_MARGIN = 2.0
+"""Times that a round's clip is as long as the quantile of the deltas' lengths that it follows: what is of a
+usual length stays whole, and so does what is sent while the clip still swings."""
+
+
 def longest_coordinate(training: Training, clip: float = 0.0) -> float:
     """Return the magnitude that no coordinate of a site's delta may exceed; larger ones are clipped.
 
@@ -99,6 +104,12 @@ def longest_delta(training: Training, parameters: int, clip: float = 0.0) -> flo
     """
     reach = training.clip_norm or training.inner_lr * steps_at_a_site(training) * math.sqrt(parameters)
     return min(reach, clip or reach)
+
+
+def within_clip(delta: Tensor, training: Training, clip: float = 0.0) -> bool:
+    """Return the bit that a site tells of its delta `[parameter]`: whether CLIP_MARGIN of it fit the clip."""
+    norm = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
+    return CLIP_MARGIN * norm <= longest_delta(training, len(delta), clip)
 
 
 def clipped(delta: Tensor, training: Training, clip: float = 0.0) -> Tensor:
