@@ -178,6 +178,7 @@ class Config(Section):
             "training": self.training_of(algorithm).model_dump(mode="json"),
             "algorithm": algorithm,
             "grouped": self.grouped(algorithm),
+            "bits": self.secure_aggregation.bits,
             "unseen-classes": self.experiment.unseen_classes,
         }
         return json.dumps(tables, sort_keys=True)

@@ -74,7 +74,7 @@ class Guard:
     async def _answer(self, request: Request, send: Send) -> None:
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise Refusal(415, "compressed bodies are not read")
-        path = request.url.path
+        path = request.scope["path"]  # what the router goes by; a URL is put together with the Host header
         if path in (GREETING_PATH, ENROL_PATH, ROSTER_PATH):
             await (await self._enrol(request))(request.scope, request.receive, send)
         elif not self._may_pass(request, path):
@@ -128,7 +128,7 @@ class Guard:
         await self._superlink(request.scope, _again(body), counted)
 
     async def _enrol(self, request: Request) -> Response:
-        asked = (request.url.path, request.method)
+        asked = (request.scope["path"], request.method)
         if asked == (GREETING_PATH, "GET"):
             return Response(self._enrolment.greeting(), media_type="application/json")
         if asked == (ENROL_PATH, "POST"):

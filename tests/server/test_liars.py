@@ -91,7 +91,7 @@ def test_a_hospital_clips_to_its_own_bound_whatever_the_coordinator_asks(five: M
     policy.write_text(EVERYTHING.model_copy(update={"max_norm": 1e-3}).to_toml())
     nodes = [{**node, "policy": str(policy)} for node in nodes]
     with Lossy(nodes, NEVER) as grid:
-        each = Round(grid, settings(), keys)
+        each = Round(grid, settings("training.clip-norm=10.0"), keys)
         plain, secure = each.plainly(sorted(each.nodes)), each.securely()
     for found in (plain, secure):
         assert found.mean is not None
