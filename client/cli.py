@@ -15,7 +15,7 @@ import typer
 
 from client.enrol import join as enrol
 from client.home import Home
-from client.introductions import not_known, with_another_key
+from client.introductions import not_known, with_another_key, wrapped
 from client.meet import confirm, roster, vouch
 from client.options import HERE, Directory
 from client.policy import lacking
@@ -62,7 +62,10 @@ def register(
     label: Annotated[str, typer.Option(help="Column with the label, or with the masks' paths.")],
     task: Annotated[TaskName, typer.Option(help="What is to be predicted from it.")] = "classification",
     classes: Annotated[
-        str, typer.Option(help="Its values in order, with commas; default: all found. Multi-label: columns.")
+        str,
+        typer.Option(
+            help="Its values in order, with commas; default: as before, or all found. Multi-label: columns."
+        ),
     ] = "",
     labels: Annotated[Path | None, typer.Option(help="The labels' CSV; default FOLDER/labels.csv.")] = None,
     state: Annotated[
@@ -291,8 +294,8 @@ def allow(
     if not waits:
         console.print("Nothing waits for a word.")
     for one in waits:
-        for paragraph in explain(one):
-            terminal.plain(paragraph)
+        for line in (line for paragraph in explain(one) for line in wrapped(paragraph)):
+            terminal.plain(line)
         if yes or typer.confirm("Allow it?"):
             give_word(home, one)
             console.print("[green]✓[/] Allowed; the coordinator can resume its run.")

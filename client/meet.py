@@ -52,6 +52,10 @@ def confirm(
         return
     peers = ask(home)
     read_out = _pairs(words or [])
+    if home.settings.site in read_out:
+        raise EnrolmentError(
+            f"{home.settings.site}: is this hospital itself. Name the other one, whose operator reads out."
+        )
     if strangers := sorted(read_out.keys() - peers.pinned.keys()):
         raise EnrolmentError(f"{', '.join(strangers)}: the coordinator names no such hospital. See `roster`.")
     if read_out and all(read_out.values()):

@@ -150,7 +150,7 @@ class Node:
     def _answer(self, message: Message) -> Message:
         """Return the worker's reply, or a refusal where it has none."""
         kind, round_ = message.metadata.message_type, message.metadata.group_id
-        logger.info("run %d, round %s: %s", message.metadata.run_id, round_, kind)
+        logger.info("run %d%s: %s", message.metadata.run_id, f", round {round_}" if round_ else "", kind)
         try:
             self._renew()
             self._worker.seconds = policy_of(self.home.policy).max_seconds

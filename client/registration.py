@@ -50,19 +50,22 @@ def register(
 
     Its rows are settled with those of the label's other folders (`client.rows`). Without `state`, the
     folder's cache and secret lie where they did, or in the node's own folder: the data may be read-only.
-    Without `classes`, a classification takes those of the label's other folders, or the label's own values in
-    order. Without `share`, that of the entry that is renewed, or one half. Raises DataError or ConfigError
-    where the folder cannot be used; then nothing is registered.
+    Without `classes`, those of the label's other folders or of the entry that is renewed are taken, or else
+    a classification's are the label's own values in order. Without `share`, that of the entry that is
+    renewed, or one half. Raises DataError or ConfigError where the folder cannot be used; then nothing is
+    registered.
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder. Name the folder with the hospital's data.")
+    policy_of(home.policy)  # a damaged one ends this before a long reading
     known = [one for one in home.settings.data if (one.folder, one.label) != (str(folder), label)]
     beside = [one for one in known if (one.kind, one.label) == (kind, label)]
     before = next(
         (one for one in home.settings.data if (one.folder, one.label) == (str(folder), label)), None
     )
-    found = tuple(classes) or (beside[0].classes if beside else ())
+    same = (*beside, *([before] if before and before.kind == kind else ()))
+    found = tuple(classes) or (same[0].classes if same else ())
     if kind == "classification" and not found:
         found = _values(folder, labels, label)
     task = validate(Task, {"kind": kind, "label": label, "classes": found}, "register")
@@ -81,7 +84,7 @@ def register(
             "kind": kind,
             "label": label,
             "classes": found,
-            "adaptation-share": share or (before.adaptation_share if before else 0.5),
+            "adaptation-share": (before.adaptation_share if before else 0.5) if share is None else share,
         },
         "register",
     )

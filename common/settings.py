@@ -43,8 +43,8 @@ def _explain(kind: type[Section], fault: dict[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         known = _known_keys(kind, path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
-        return f"{key} is not a known key; {hint}"
+        hint = f"known here: {', '.join(known)}." if known else "leave it out."
+        return f"{key} is not a known key; {f'did you mean {near[0]}?' if near else hint}"
     rule = fault["msg"].removeprefix("Value error, ").replace("Input should", "must")
     given = fault.get("input")
     shown = (

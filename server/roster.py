@@ -169,7 +169,9 @@ class Roster:
         with self._database.transaction() as database:
             known = _get(database, hospital)
             if known.status not in before:
-                raise EnrolmentError(f"{known.hospital} is {known.status}: it cannot become {after}.")
+                raise EnrolmentError(
+                    f"{known.hospital} is {known.status}: it cannot become {after}. See `roster`."
+                )
             database.execute(
                 "UPDATE hospital SET status = ?, settled_at = ? WHERE hospital = ?", (after, now, hospital)
             )

@@ -190,3 +190,11 @@ def test_vouching_through_the_coordinator(there: Coordinator, tmp_path: Path) ->
         assert known(homes["st-clara"]) == {"st-anna", "st-bern", "st-david"}
         refused = tell(homes["st-clara"], "vouch", "st-david")
     assert "is not confirmed here" in str(refused.exception)
+
+
+def test_an_operator_who_types_the_own_name_is_told_so(there: Coordinator, tmp_path: Path) -> None:
+    """It is no hospital that the coordinator keeps silent about."""
+    with online(there) as port:
+        home = joined(there, port, tmp_path, "anna", "bern")["anna"]
+        done = tell(home, "confirm", "anna", *home.fingerprint.split())
+    assert "anna: is this hospital itself" in str(done.exception)

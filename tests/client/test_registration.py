@@ -65,3 +65,26 @@ def test_a_number_is_registered_as_one(home: Home, tmp_path: Path) -> None:
     assert census_of(Home.load(home.directory).settings.data[0]).accepted == 80
     with pytest.raises(ConfigError, match="classes mean nothing to a regression"):
         register(home, archive, label="d", kind="regression", classes=("a", "b"))
+
+
+def test_classes_stay_as_they_were_registered(home: Home, tmp_path: Path) -> None:
+    """The second is the positive one, so that registering anew without their names must not turn them."""
+    archive = fresh(tmp_path / "a")
+    for named in (("nodule", "normal"), ("normal", "nodule")):
+        for classes in (named, ()):
+            done = register(Home.load(home.directory), archive, label="finding", classes=classes)
+            assert done.registered.classes == named
+
+
+def test_a_share_of_nobody_is_refused(home: Home, tmp_path: Path) -> None:
+    """It is not taken for one that was left out."""
+    with pytest.raises(ConfigError, match="adaptation-share"):
+        register(home, fresh(tmp_path / "a"), label="finding", share=0.0)
+
+
+def test_a_damaged_policy_ends_a_registration_before_anything_is_read(home: Home, tmp_path: Path) -> None:
+    """A long reading would be for nothing; nothing is registered, and no state is made."""
+    home.policy.write_text('min-patients = "ten"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"policy\.toml: min-patients"):
+        register(home, fresh(tmp_path / "a"), label="finding")
+    assert not (home.state / "data").exists()
