@@ -21,7 +21,7 @@ def training(**over: float) -> Training:
 
 
 def clips(rounds: int, liars: int, says: bool, settings: Training) -> list[float]:
-    """Return the length that each round's clip is twice of, of seven honest sites and some liars who always say the same."""
+    """Return half of each round's clip: seven honest sites, and some liars who always say the same."""
     clip, found = 0.0, []
     for server_round in range(1, rounds + 1):
         within = sum(CLIP_MARGIN * norm <= (clip or FAR) for norm in NORMS) + liars * says
