@@ -111,9 +111,9 @@ GUARDED = """\
 # What this hospital lets a coordinator ask of it. Read anew for every message: no restart is needed.
 # What is not allowed here is refused, and the coordinator is told which key refused it.
 
-# Kinds of message: "describe" (counts per class), "train" (a masked update), "evaluate" (metrics over this
-# hospital's test patients). Add "evaluate" only for a coordinator whom you trust with single patients: many
-# questions about few patients give them away.
+# Kinds of message: "describe" (patients per class, above a floor), "train" (a masked update), "evaluate"
+# (metrics over this hospital's test patients). Add "evaluate" only for a coordinator whom you trust with
+# single patients: many questions about few patients give them away.
 messages = ["describe", "train"]
 algorithms = {algorithms}
 tasks = {tasks}
