@@ -296,7 +296,7 @@ def test_a_run_that_trains_over_others_than_it_named_is_refused(tmp_path: Path, 
     """Everybody is named when keys are asked for; who was not holds no share."""
     federation = Federation(tmp_path, policy.replace("min-cohort = 3", "min-cohort = 2"))
     run = federation.begin()
-    run.identities = {site: federation.keys[site] for site in BUT_ONE}
+    run._told.identities = {site: federation.keys[site] for site in BUT_ONE}
     found = federation.sum(run, "first")
     assert found.mean is None
     assert str(refusal(Reason.NOT_NAMED)) in " ".join(found.missing.values())
