@@ -126,7 +126,7 @@ def crowd(rehearsal: Rehearsal, config: Config, names: Iterable[str], policy: st
     found.confer()
     with ExitStack() as lines:
         for home in found.homes.values():
-            lines.enter_context(Impostor(home, found.answer))
+            lines.enter_context(Impostor(home, found.answer, pause=1.0))
         yield found
 
 

@@ -33,8 +33,6 @@ from server.roster import Roster
 from simulation.rehearse import Rehearsal
 
 ROUNDS = 4
-PAUSE = 0.2
-"""Seconds between two looks of an impostor for a message: a dozen of them leave the SuperLink time."""
 HERE = Path(sys.executable).parent
 
 
@@ -177,11 +175,17 @@ def thaw(pid: int) -> None:
 
 
 class Impostor:
-    """A hospital's node that answers what a test tells it to, with that hospital's true keys."""
+    """A hospital's node that answers what a test tells it to, with that hospital's true keys.
 
-    def __init__(self, home: Home, answer: Callable[[Message, NodeConfig], Message]) -> None:
+    `pause` is the seconds between two looks for a message: what looks cost the SuperLink counts with many.
+    """
+
+    def __init__(
+        self, home: Home, answer: Callable[[Message, NodeConfig], Message], *, pause: float = 0.02
+    ) -> None:
         self._home = home
         self._answer = answer
+        self._pause = pause
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve)
 
@@ -202,7 +206,7 @@ class Impostor:
             while not self._ended.is_set():
                 message = line.receive()
                 if message is None:
-                    self._ended.wait(PAUSE)
+                    self._ended.wait(self._pause)
                     continue
                 line.send(self._answer(message, config_of(self._home)))
 
