@@ -60,12 +60,15 @@ def share_patients(node: Path, state: Path) -> None:
     """Let `state` name patients and rows by the secret of all folders of the node whose state is `node`.
 
     So one patient in two folders is one patient, and a row of a folder that was moved is the row that it was.
-    DataError: the state's patients go by another node's.
+    A node without a secret takes over the state's: a hospital that joined anew knows its rows again.
+    DataError: the node has other folders, whose patients go by another secret.
     """
     for folder in (node, state):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (node / PATIENTS).exists():
-        _create_once(node / PATIENTS, secrets.token_bytes(KEY_BYTES))
+        known = (state / PATIENTS).exists()
+        secret = _read_key(state / PATIENTS) if known else secrets.token_bytes(KEY_BYTES)
+        _create_once(node / PATIENTS, secret)
     secret = _read_key(node / PATIENTS)
     if not (state / PATIENTS).exists():
         _create_once(state / PATIENTS, secret)

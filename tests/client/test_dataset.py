@@ -291,8 +291,24 @@ def test_a_patient_in_two_folders_of_a_node_is_one_patient(tmp_path: Path) -> No
     assert both.census.accepted == 48
     assert both.census.patients == 12
     assert not set(both.adaptation.patients.tolist()) & set(both.test.patients.tolist())
+
+
+def test_a_hospital_that_joined_anew_takes_its_folders_over(tmp_path: Path) -> None:
+    """A node without a secret takes over that of a folder it finds, and its patients stay who they were.
+
+    One that has folders of its own does not: two secrets would make two patients of one.
+    """
+    places = sources(tmp_path)
+    for place in places:
+        share_patients(tmp_path / "node", place.state)
+    before = open_folders("city", places, DATA, TASK, Rules())
+    for place in places:
+        share_patients(tmp_path / "joined anew", place.state)
+    after = open_folders("city", places, DATA, TASK, Rules())
+    assert after.digest == before.digest
+    share_patients(tmp_path / "another", tmp_path / "state-west")
     with pytest.raises(DataError, match="belongs to another node"):
-        share_patients(tmp_path / "another node", places[0].state)
+        share_patients(tmp_path / "another", places[0].state)
 
 
 def test_one_class_is_a_warning(folder: Path) -> None:
