@@ -33,6 +33,9 @@ from common.sections import (
 from common.settings import read_toml, validate
 from common.tasks import TaskKind, kind_of
 
+WAITING = {"min_cohort", "round_timeout"}
+"""Settings of a training that say how long a round waits, and for how many."""
+
 
 class Config(Section):
     """Everything that decides a run."""
@@ -169,13 +172,16 @@ class Config(Section):
         return robust and not ALGORITHMS[algorithm].pooled and self.secure_aggregation.where != "nowhere"
 
     def decisive(self, algorithm: str) -> str:
-        """Return all that decides a meta-training, as text; where it runs and how it is judged do not."""
+        """Return all that decides a meta-training, as text; where it runs and how it is judged do not.
+
+        Nor do how long a round waits and for how many: they decide who is in it, and not what anybody sends.
+        """
         tables = {
             "seed": self.seed,
             "data": self.data.model_dump(mode="json", exclude={"hospitals"}),
             "task": self.task.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json"),
-            "training": self.training_of(algorithm).model_dump(mode="json"),
+            "training": self.training_of(algorithm).model_dump(mode="json", exclude=WAITING),
             "algorithm": algorithm,
             "grouped": self.grouped(algorithm),
             "bits": self.secure_aggregation.bits,
