@@ -1,12 +1,15 @@
 """Whether the tests notice when the code that protects a hospital is wrong: mutation testing with mutmut.
 
-    python benchmarks/mutants.py [--share 0.25] [--seed 0] [--workers 2] [--report-only]
+    python benchmarks/mutants.py [--share 0.25] [--seed 0] [--workers 2] [--seconds 20] [--report-only]
 
 Every mutant is one small change to one function of the modules in pyproject.toml's [tool.mutmut]: an operator
 swapped, an argument dropped or None, a number one higher, a text changed. It is killed where a test fails, or
-overruns five times the time that the tests need. Printed are the kill rate by module, every mutant that
-survives (the line as it is, and as the mutant has it), and what is never mutated. With a share below 1 a
-seeded draw over all mutants is tried, and the rate comes with its 95 % interval (Wilson).
+overruns five times the time that the tests need. The tests of a function are tried quickest first; with
+`--seconds` only the quickest, that take so long together: what survives them is tried again with all by
+`--survivors`. Two kinds of mutant are left out, and counted: the letters of an SQL statement in another case
+(SQL does not tell them apart), and a text with a space in it, words for a person. Printed are the kill rate by
+module, every mutant that survives (the line as it is, and as the mutant has it), and what is never mutated. With
+a share below 1 a seeded draw over all mutants is tried, and the rate comes with its 95 % interval (Wilson).
 """
 
 from __future__ import annotations
@@ -17,36 +20,74 @@ import math
 import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from mutmut import __main__ as mutmut
 from mutmut.configuration import config
 from mutmut.mutation.data import SourceFileMutationData
-from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.runners.harness import PytestRunner
+from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
 from mutmut.utils.format_utils import get_mutant_name
 from rich.console import Console
 from rich.table import Table
 
-KILLED, NOTICED = "killed", ("killed", "timeout", "segfault")
+NOTICED = ("killed", "timeout", "segfault")
 """What mutmut says of a mutant that a test noticed."""
 Outcomes = Mapping[str, str]
 """What became of each mutant that was tried, by name."""
 console = Console(width=160)
 
 
-def all_mutants() -> dict[str, Path]:
-    """Return every mutant's file by the mutant's name, in a lasting order."""
-    return {
-        get_mutant_name(path, name): path
-        for path in sorted(walk_mutatable_files())
-        for name in mutate_file_contents(str(path), path.read_text()).mutant_names
-    }
+class Mutant(NamedTuple):
+    """One change: its file, the changed lines as they are, and as the mutant has them."""
+
+    path: Path
+    old: str
+    new: str
+
+    @property
+    def left_out(self) -> str:
+        """Why nothing has to notice it; "" where a test should."""
+        if self.old.casefold() != self.new.replace("XX", "").casefold():
+            return ""
+        if "execute(" in self.old:
+            return "" if "XX" in self.new else "letters of SQL in another case"
+        texts = re.findall(r'"([^"]*)"', self.new)
+        changed = [text for text in texts if f'"{text}"' not in self.old]
+        return "words for a person" if changed and all(" " in text for text in changed) else ""
+
+
+def all_mutants() -> dict[str, Mutant]:
+    """Return every mutant by its name, in a lasting order."""
+    found: dict[str, Mutant] = {}
+    for path in sorted(walk_mutatable_files()):
+        mutated = mutate_file_contents(str(path), path.read_text())
+        lines = mutated.code.splitlines()
+        functions = {
+            node.name: lines[node.body[0].lineno - 1 : node.end_lineno]
+            for node in ast.walk(ast.parse(mutated.code))
+            if isinstance(node, ast.FunctionDef)
+        }
+        for name in mutated.mutant_names:
+            before = functions[f"{name.rpartition('__mutmut_')[0]}__mutmut_orig"]
+            found[get_mutant_name(path, name)] = Mutant(path, *change(before, functions[name]))
+    return found
+
+
+def change(before: Sequence[str], after: Sequence[str]) -> tuple[str, str]:
+    """Return the lines that differ, each side as one line: what both begin and end with is no part of it."""
+    head = len(os.path.commonprefix([before, after]))
+    tail = len(os.path.commonprefix([before[head:][::-1], after[head:][::-1]]))
+    sides = (side[head : len(side) - tail] for side in (before, after))
+    old, new = (" ".join(line.strip() for line in side) for side in sides)
+    return old, new
 
 
 def draw(names: Sequence[str], share: float, seed: int) -> list[str]:
@@ -55,14 +96,33 @@ def draw(names: Sequence[str], share: float, seed: int) -> list[str]:
     return sorted(chance.sample(list(names), math.ceil(share * len(names))))
 
 
-def run(names: Sequence[str], workers: int) -> None:
-    """Try these mutants; mutmut keeps the outcomes below mutants/."""
-    mutmut = Path(sys.executable).with_name("mutmut")
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    subprocess.run([mutmut, "run", f"--max-children={workers}", *names], check=True, env=environment)
+def run(names: Sequence[str], workers: int, seconds: float) -> None:
+    """Try these mutants, each with its quickest tests first; mutmut keeps the outcomes below mutants/."""
+    collect, arguments = mutmut.collect_or_load_stats, PytestRunner._pytest_args_regular_run
+
+    def within_seconds(*given: Any, **named: Any) -> None:
+        collect(*given, **named)
+        for name, tests in state().tests_by_mangled_function_name.items():
+            ordered = quickest_first(tests)
+            ends = accumulate(state().duration_by_test[test] for test in ordered)
+            kept = [test for test, end in zip(ordered, ends, strict=True) if end <= seconds]
+            state().tests_by_mangled_function_name[name] = set(kept or ordered[:1])
+
+    def in_order(self: PytestRunner, tests: Iterable[str]) -> list[str]:
+        return arguments(self, quickest_first(tests))
+
+    mutmut.collect_or_load_stats = within_seconds
+    PytestRunner._pytest_args_regular_run = in_order  # type: ignore[method-assign]
+    os.environ["PYTHONHASHSEED"] = "0"
+    mutmut._run(list(names), workers)
 
 
-def outcomes(paths: Sequence[Path]) -> Outcomes:
+def quickest_first(tests: Iterable[str]) -> list[str]:
+    """Return the tests, those first that took least when nothing was changed."""
+    return sorted(tests, key=lambda test: (state().duration_by_test[test], test))
+
+
+def outcomes(paths: Iterable[Path]) -> Outcomes:
     """Return what became of the mutants of these files."""
     found: dict[str, str] = {}
     for path in paths:
@@ -80,13 +140,6 @@ def interval(killed: int, tried: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def change(name: str, path: Path) -> tuple[str, str]:
-    """Return the lines as they are, and as the mutant has them."""
-    lines = [line for line in get_diff_for_mutant(name, path=path).splitlines()[3:] if "def " not in line]
-    old, new = (" ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in ("-", "+"))
-    return old, new
-
-
 def excluded() -> Iterator[tuple[str, str]]:
     """Yield (place, what) for all in the mutated files that is never mutated."""
     patterns = [re.compile(pattern) for pattern in config().do_not_mutate_patterns]
@@ -102,11 +155,11 @@ def excluded() -> Iterator[tuple[str, str]]:
                     yield f"{path}:{node.lineno}", f"{node.name}, decorated {', '.join(decorators)}"
 
 
-def report(tried: Outcomes, files: Mapping[str, Path], of: int) -> None:
+def report(tried: Outcomes, mutants: Mapping[str, Mutant]) -> None:
     """Print the kill rates, the survivors, and what is never mutated."""
     table = Table("module", "tried", "killed", "rate", box=None)
-    for path in sorted(set(files.values())):
-        each = [status for name, status in tried.items() if files[name] == path]
+    for path in sorted({mutant.path for mutant in mutants.values()}):
+        each = [status for name, status in tried.items() if mutants[name].path == path]
         if each:
             killed = sum(status in NOTICED for status in each)
             table.add_row(str(path), str(len(each)), str(killed), f"{killed / len(each):.1%}")
@@ -114,15 +167,13 @@ def report(tried: Outcomes, files: Mapping[str, Path], of: int) -> None:
     killed = sum(status in NOTICED for status in tried.values())
     low, high = interval(killed, len(tried))
     by_status = ", ".join(f"{count} {status}" for status, count in Counter(tried.values()).most_common())
-    console.print(f"{len(tried)} of {of} mutants: {by_status}.", highlight=False)
+    console.print(f"{len(tried)} of {len(mutants)} mutants: {by_status}.", highlight=False)
     console.print(f"Kill rate {killed / len(tried):.1%} (95 % interval {low:.1%} to {high:.1%}).")
     console.print("\nSurvivors:")
     for name, status in tried.items():
         if status not in NOTICED:
-            old, new = change(name, files[name])
-            console.print(
-                f"{name} ({status})\n  - {old}\n  + {new}", markup=False, highlight=False, soft_wrap=True
-            )
+            text = f"{name} ({status})\n  - {mutants[name].old}\n  + {mutants[name].new}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print("\nNever mutated, beside module constants and class bodies:")
     for place, what in excluded():
         console.print(f"{place}  {what}", markup=False, highlight=False, soft_wrap=True)
@@ -134,15 +185,27 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of tests a mutant, the quickest")
     parser.add_argument("--only", default="", help="regular expression that a mutant's name must match")
+    parser.add_argument("--survivors", action="store_true", help="only what survived the last run")
     parser.add_argument("--report-only", action="store_true")
     chosen = parser.parse_args()
-    files = {name: path for name, path in all_mutants().items() if re.search(chosen.only, name)}
+    every = {name: mutant for name, mutant in all_mutants().items() if re.search(chosen.only, name)}
+    mutants = {name: mutant for name, mutant in every.items() if not mutant.left_out}
+    paths = sorted({mutant.path for mutant in mutants.values()})
     if not chosen.report_only:
-        run(draw(list(files), chosen.share, chosen.seed), chosen.workers)
-    found = outcomes(sorted(set(files.values())))
-    tried = {name: status for name, status in found.items() if status != "not checked" and name in files}
-    report(tried, files, len(files))
+        names = draw(list(mutants), chosen.share, chosen.seed)
+        if chosen.survivors:
+            before = outcomes(paths)
+            names = [name for name in names if before.get(name) not in (*NOTICED, "not checked", None)]
+        run(names, chosen.workers, chosen.seconds)
+    found = outcomes(paths)
+    report(
+        {name: found[name] for name in mutants if found.get(name, "not checked") != "not checked"}, mutants
+    )
+    without = Counter(mutant.left_out for mutant in every.values() if mutant.left_out)
+    for why, count in without.items():
+        console.print(f"Left out: {count}, {why}.")
 
 
 if __name__ == "__main__":
