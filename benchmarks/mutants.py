@@ -4,9 +4,9 @@
 
 Every mutant is one small change to one function of the modules in pyproject.toml's [tool.mutmut]: an operator
 swapped, an argument dropped or None, a number one higher, a text changed. It is killed where a test fails, or
-overruns five times the time that the tests need. The tests of a function are tried quickest first; with
+overruns three times the time that the tests need. The tests of a function are tried quickest first; with
 `--seconds` only the quickest, that take so long together: what survives them is tried again with all by
-`--survivors`. Printed are the kill rate by module, every mutant that survives (the line as it is, and as the
+`--what survivors`. Printed are the kill rate by module, every mutant that survives (the line as it is, and as the
 mutant has it), and what is never mutated. With a share below 1 a seeded draw over all mutants is tried, and
 the rate comes with its 95 % interval (Wilson).
 """
@@ -40,6 +40,7 @@ from rich.table import Table
 
 NOTICED = ("killed", "timeout", "segfault")
 """What mutmut says of a mutant that a test noticed."""
+UNTRIED = "not checked"
 Outcomes = Mapping[str, str]
 """What became of each mutant that was tried, by name."""
 console = Console(width=160)
@@ -109,6 +110,11 @@ def quickest_first(tests: Iterable[str]) -> list[str]:
     return sorted(tests, key=lambda test: (state().duration_by_test[test], test))
 
 
+def is_of(what: str, outcome: str) -> bool:
+    """Say whether a mutant with this outcome is to be tried now."""
+    return what == "all" or (outcome == UNTRIED) == (what == "untried") and outcome not in NOTICED
+
+
 def outcomes(paths: Iterable[Path]) -> Outcomes:
     """Return what became of the mutants of these files."""
     found: dict[str, str] = {}
@@ -174,21 +180,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=math.inf, help="of tests a mutant, the quickest")
     parser.add_argument("--only", default="", help="regular expression that a mutant's name must match")
-    parser.add_argument("--survivors", action="store_true", help="only what survived the last run")
+    parser.add_argument("--what", choices=("all", "untried", "survivors"), default="all")
     parser.add_argument("--report-only", action="store_true")
     chosen = parser.parse_args()
     mutants = {name: mutant for name, mutant in all_mutants().items() if re.search(chosen.only, name)}
     paths = sorted({mutant.path for mutant in mutants.values()})
     if not chosen.report_only:
         names = draw(list(mutants), chosen.share, chosen.seed)
-        if chosen.survivors:
-            before = outcomes(paths)
-            names = [name for name in names if before.get(name) not in (*NOTICED, "not checked", None)]
+        before = outcomes(paths)
+        names = [name for name in names if is_of(chosen.what, before.get(name, UNTRIED))]
         run(names, chosen.workers, chosen.seconds)
     found = outcomes(paths)
-    report(
-        {name: found[name] for name in mutants if found.get(name, "not checked") != "not checked"}, mutants
-    )
+    report({name: found[name] for name in mutants if found.get(name, UNTRIED) != UNTRIED}, mutants)
 
 
 if __name__ == "__main__":
