@@ -6,9 +6,9 @@ Every mutant is one small change to one function of the modules in pyproject.tom
 swapped, an argument dropped or None, a number one higher, a text changed. It is killed where a test fails, or
 overruns three times the time that the tests need. The tests of a function are tried quickest first; with
 `--seconds` only the quickest, that take so long together: what survives them is tried again with all by
-`--what survivors`. Printed are the kill rate by module, every mutant that survives (the line as it is, and as the
-mutant has it), and what is never mutated. With a share below 1 a seeded draw over all mutants is tried, and
-the rate comes with its 95 % interval (Wilson).
+`--what survivors`. Printed are the kill rate by module, every mutant that survives (the line as it is, and as
+the mutant has it), and what is never mutated. With a share below 1 a seeded draw over all mutants is tried,
+and the rate comes with its 95 % interval (Wilson).
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def quickest_first(tests: Iterable[str]) -> list[str]:
 
 def is_of(what: str, outcome: str) -> bool:
     """Say whether a mutant with this outcome is to be tried now."""
-    return what == "all" or (outcome == UNTRIED) == (what == "untried") and outcome not in NOTICED
+    tried = outcome != UNTRIED
+    return {"all": True, "untried": not tried, "survivors": tried and outcome not in NOTICED}[what]
 
 
 def outcomes(paths: Iterable[Path]) -> Outcomes:
