@@ -22,10 +22,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import ndiff
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+from _pytest.config import _prepareconfig
 from mutmut import __main__ as mutmut
 from mutmut.configuration import config
 from mutmut.mutation.data import SourceFileMutationData
@@ -33,8 +35,9 @@ from mutmut.mutation.file_mutation import mutate_file_contents
 from mutmut.runners.harness import PytestRunner
 from mutmut.state import state
 from mutmut.stats import status_by_exit_code
-from mutmut.utils.file_utils import walk_mutatable_files
+from mutmut.utils.file_utils import change_cwd, walk_mutatable_files
 from mutmut.utils.format_utils import get_mutant_name
+from mutmut.workers import isolation
 from rich.console import Console
 from rich.table import Table
 
@@ -84,9 +87,42 @@ def draw(names: Sequence[str], share: float, seed: int) -> list[str]:
     return sorted(chance.sample(list(names), math.ceil(share * len(names))))
 
 
+class Collected(PytestRunner):
+    """Runs a mutant's tests, quickest first, in a session collected once, before the mutants fork."""
+
+    items: Mapping[str, pytest.Item] | None = None
+
+    def warm_up(self) -> None:
+        """Collect, and keep the session open."""
+        arguments = [
+            "-s",
+            "--rootdir=.",
+            *self._pytest_add_cli_args,
+            *self._pytest_add_cli_args_test_selection,
+        ]
+        with change_cwd("mutants"):
+            session = pytest.Session.from_config(_prepareconfig(arguments))
+            session.config._do_configure()
+            session.config.hook.pytest_sessionstart(session=session)
+            session.config.hook.pytest_collection(session=session)
+        self.items = {item.nodeid: item for item in session.items}
+
+    def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:
+        """Return 1 as soon as a test fails."""
+        if self.items is None:
+            return super().run_tests(mutant_name=mutant_name, tests=tests)
+        items = [self.items[test] for test in quickest_first(tests)]
+        with change_cwd("mutants"):
+            for item, following in pairwise([*items, None]):
+                item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+                if item.session.testsfailed:
+                    return 1
+        return 0
+
+
 def run(names: Sequence[str], workers: int, seconds: float) -> None:
-    """Try these mutants, each with its quickest tests first; mutmut keeps the outcomes below mutants/."""
-    collect, arguments = mutmut.collect_or_load_stats, PytestRunner._pytest_args_regular_run
+    """Try these mutants; mutmut keeps the outcomes below mutants/."""
+    collect = mutmut.collect_or_load_stats
 
     def within_seconds(*given: Any, **named: Any) -> None:
         collect(*given, **named)
@@ -96,11 +132,8 @@ def run(names: Sequence[str], workers: int, seconds: float) -> None:
             kept = [test for test, end in zip(ordered, ends, strict=True) if end <= seconds]
             state().tests_by_mangled_function_name[name] = set(kept or ordered[:1])
 
-    def in_order(self: PytestRunner, tests: Iterable[str]) -> list[str]:
-        return arguments(self, quickest_first(tests))
-
     mutmut.collect_or_load_stats = within_seconds
-    PytestRunner._pytest_args_regular_run = in_order  # type: ignore[method-assign]
+    isolation.PytestRunner = Collected  # type: ignore[misc]
     os.environ["PYTHONHASHSEED"] = "0"
     mutmut._run(list(names), workers)
 

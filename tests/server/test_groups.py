@@ -122,6 +122,29 @@ def test_without_enough_groups_nothing_moves() -> None:
     assert three.missing == lost.missing
 
 
+def test_what_every_group_tells_is_told() -> None:
+    """Two of five groups are lost: who is missing, who is barred, every remark, and what the others count."""
+    training = settings(MEDIAN, "training.byzantine=1").training_of("reptile")
+    lost = [
+        Gathered({name: f"{name} is silent"}, barred={name: "it lied"}, remarks=[f"{name} is away"])
+        for name in ("a", "b")
+    ]
+    heard = [part(torch.ones(3)) for _ in range(3)]
+    found = together(training, [["a"], ["b"], ["c"], ["d"], ["e"]], [lost[0], *heard, lost[1]])
+    assert found.missing == {"a": "a is silent", "b": "b is silent"}
+    assert found.barred == {"a": "it lied", "b": "it lied"}
+    assert found.remarks == ["group 1: a is away", "group 5: b is away"]
+    assert (found.sites, found.episodes, found.loss_sum) == (12, 12, 3.0)
+
+
+def test_a_bound_of_no_liars_is_borne_by_one_group() -> None:
+    """With `byzantine` 0 a robust mean of one group is that group's."""
+    training = settings(MEDIAN, "training.byzantine=0").training_of("reptile")
+    found = together(training, [["a"], ["b"]], [part(torch.ones(3)), Gathered({"b": "silent"})])
+    assert found.mean is not None
+    assert found.mean.tolist() == [1.0, 1.0, 1.0]
+
+
 @given(hospitals=st.integers(8, 60), byzantine=st.integers(1, 6))
 def test_groups_are_disjoint_large_enough_and_made_of_names_alone(hospitals: int, byzantine: int) -> None:
     """Whatever the seed and the order; too few hospitals are an error that says how many are needed."""
