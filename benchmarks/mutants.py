@@ -43,6 +43,7 @@ from rich.table import Table
 
 NOTICED = ("killed", "timeout", "segfault")
 """What mutmut says of a mutant that a test noticed."""
+SESSION = ("-s", "--rootdir=.", "--hypothesis-profile=first-failure")
 UNTRIED = "not checked"
 Outcomes = Mapping[str, str]
 """What became of each mutant that was tried, by name."""
@@ -108,14 +109,20 @@ class Collected(PytestRunner):
         self.items = {item.nodeid: item for item in session.items}
 
     def run_tests(self, *, mutant_name: str | None, tests: Iterable[str]) -> int:
-        """Return 1 as soon as a test fails."""
-        if self.items is None:
+        """Return 1 as soon as a test fails; what killed other mutants of the same function comes first."""
+        if self.items is None or mutant_name is None:
             return super().run_tests(mutant_name=mutant_name, tests=tests)
-        items = [self.items[test] for test in quickest_first(tests)]
         with change_cwd("mutants"):
-            for item, following in pairwise([*items, None]):
-                item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+            killers = Path("killers", mutant_name.rpartition("__mutmut_")[0])
+            killers.parent.mkdir(exist_ok=True)
+            kills = Counter(killers.read_text().splitlines() if killers.exists() else ())
+            ordered = sorted(quickest_first(tests), key=lambda test: -kills[test])
+            for test, following in pairwise([*ordered, None]):
+                item, then = self.items[test], self.items.get(following)
+                item.ihook.pytest_runtest_protocol(item=item, nextitem=then)
                 if item.session.testsfailed:
+                    with killers.open("a") as file:
+                        file.write(f"{test}\n")
                     return 1
         return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
 
 SHAPED = [
@@ -21,6 +21,7 @@ SHAPED = [
 install_import_hook(SHAPED, "beartype.beartype")
 torch.set_num_threads(1)
 settings.register_profile("zamenis", deadline=None)  # a timing is a benchmark, never a test
+settings.register_profile("first-failure", deadline=None, phases=[Phase.explicit, Phase.generate])
 settings.load_profile("zamenis")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
