@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 from typer.testing import CliRunner
 
 from client.allow import allow, waiting
 from client.cli import app
 from common import wire
+from common.secagg import aggregator
+from common.secagg.encoding import dump
+from common.secagg.encoding import load as read
 from common.secagg.identity import Identity
-from common.secagg.messages import REHEARSAL
+from common.secagg.messages import PUBLIC, REHEARSAL
 from common.secagg.reasons import Reason, refusal
+from common.secagg.rehearsal import Rehearsed
 from tests.client.desks import Desks
 
 
@@ -113,3 +118,23 @@ def test_rehearsals_within_a_month_are_bounded_beside_trainings(desks: Desks) ->
     assert answers[:3] == ["", "", ""]
     assert "max-trainings in its policy.toml" in answers[3]
     assert [refused(desks, f"run-{number}", desks.public) for number in (2, 3)] == ["", ""]
+
+
+def rehearsed(desks: Desks, number: int) -> Message:
+    """Return the first hospital's reply in a rehearsal by all."""
+    desks.run = f"{REHEARSAL}{number}"
+    holders = desks.holders()
+    asked = aggregator.mask_requests(holders, desks.dealings(holders), PUBLIC, desks.layout)
+    return desks.ask(desks.names[0], wire.REHEARSE, request=dump(asked[desks.names[0]]))
+
+
+def test_a_rehearsed_vector_travels_once_and_within_the_bound(desks: Desks) -> None:
+    """Beside what it was masked with, not within; a longer one than max-parameters is refused by that key."""
+    secured, vector = wire.read_masked(rehearsed(desks, 1))
+    assert len(vector) == desks.layout.packed_bytes
+    assert read(Rehearsed, secured.answer).masked.vector == b""
+    policy = desks.homes[desks.names[0]].policy
+    policy.write_text(policy.read_text().replace("max-parameters = 50000000", "max-parameters = 39"))
+    beyond = rehearsed(desks, 2)
+    assert beyond.error.code == wire.FORBIDDEN
+    assert "max-parameters" in str(beyond.error.reason)

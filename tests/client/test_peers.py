@@ -183,6 +183,16 @@ def test_what_is_no_second_voucher(two: Peers, second: Vouch) -> None:
     assert strangers(two.learn("own", TOLD, [BOTH[0], second], "lung")) == 2
 
 
+def test_a_word_in_another_hospitals_name_is_not_even_kept(two: Peers) -> None:
+    """By another key, or unsigned: it takes no room in the file."""
+    forged = [
+        word(EVE, "south", "east", EAST.public),
+        replace(word(EVE, "south", "east", EAST.public), voucher_key=SOUTH.public),
+        replace(BOTH[1], signature=bytes(64)),
+    ]
+    assert two.learn("own", TOLD, [BOTH[0], *forged], "lung").held.heard == (BOTH[0],)
+
+
 def test_one_key_under_two_names_is_not_vouched_for(two: Peers) -> None:
     """Told in two messages; it counts for neither, and again once the operator has forgotten one."""
     two.learn("own", TOLD, BOTH, "lung")
@@ -315,6 +325,10 @@ def test_the_file_of_0_1_0_is_read_and_its_confirmations_are_not(tmp_path: Path)
     assert peers.held.former == {"format"}
     peers.learn("own", {"east": EAST.public})
     assert from_toml(path).former == {"format"}
+    before = path.read_text()
+    peers.reject("format")
+    assert from_toml(path).former == frozenset()
+    path.write_text(before)
     peers.confirm("own", OWN, {"format": fingerprint(NORTH.public)})
     assert from_toml(path).former == frozenset()
     assert peers_of(path).pinned["format"].confirmed

@@ -50,6 +50,24 @@ def test_what_is_too_much_is_refused_by_its_key(key: str, override: str, fields:
     assert refused.value.key == key
 
 
+@pytest.mark.parametrize(
+    ("secure", "where", "refused"),
+    [("required", "nowhere", True), ("optional", "everywhere", True), ("optional", "nowhere", False)],
+)
+def test_a_run_that_holds_hospitals_out_is_refused_where_updates_leave_in_sums(
+    secure: str, where: str, *, refused: bool
+) -> None:
+    """With single updates in the open a difference of sums tells nothing more."""
+    policy = starting().model_copy(update={"secure_aggregation": secure})
+    config = load(None, [f'secure-aggregation.where="{where}"', "experiment.shots=[0]"])
+    if not refused:
+        ask(policy, "train", config)
+        return
+    with pytest.raises(PolicyError, match="hold-out"):
+        ask(policy, "train", config)
+    ask(policy.model_copy(update={"hold_out": True}), "train", config)
+
+
 def test_draws_times_steps_of_an_evaluation_count() -> None:
     """A recipe's steps come with the message, not with the configuration."""
     trusting = starting().model_copy(update={"messages": ("describe", "train", "evaluate")})

@@ -224,16 +224,33 @@ def test_a_raised_floor_silences_smaller_groups() -> None:
 def test_a_book_is_kept_and_its_owners_alone(tmp_path: Path) -> None:
     """What is written is read back equal; a damaged one is an error, never an empty one."""
     book, rows = Book(tmp_path / "state" / "rows.json"), list(rows_of(24).values())
-    written = book.register("a", rows, floor=FLOOR)
+    written = book.register("a", rows, floor=FLOOR, refused={"no-pixels": 12})
     assert book.load() == written
-    assert book.path.stat().st_mode & 0o777 == 0o600
+    assert written.uses["a"].refused == {"no-pixels": 12}
     book.answer(written.edition)
+    assert {path.name for path in book.path.parent.iterdir() if path.stat().st_mode & 0o077} <= {"rows.lock"}
     with pytest.raises(DataError, match="registered anew"):
         book.answer(written.edition + 1)
     assert book.register("a", rows[:-1], floor=FLOOR).uses["a"].silent > 0
     book.path.write_text("{")
     with pytest.raises(DataError, match="is damaged"):
         book.load()
+    book.path.with_suffix(".answered").write_text("?")
+    with pytest.raises(DataError, match="answered: is damaged"):
+        book.answer(1)
+
+
+def test_who_leaves_uses_no_row_and_others_keep_theirs(tmp_path: Path) -> None:
+    """Another label over the same patients goes on."""
+    book, rows = Book(tmp_path / "rows.json"), list(rows_of(24).values())
+    for task in ("a", "b"):
+        book.register(task, rows, floor=FLOOR)
+    both = book.load()
+    assert both.patients("a") == both.patients("b") == 24
+    book.leave("a")
+    left = book.load()
+    assert (left.patients("a"), left.patients("b"), left.patients("never")) == (0, 24, 0)
+    assert left.uses.keys() == {"a", "b"}
 
 
 def test_too_few_on_a_side_are_refused_in_words(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from client.vault import Vault
 from client.worker import answer
 from common import wire
 from common.config import Config, load
-from common.errors import DataError, WireError
+from common.errors import DataError, PolicyError, WireError
 from common.initialise import parameters_of
 from common.secagg.identity import Identity
 from common.secagg.numbers import Policy
@@ -132,3 +132,33 @@ def test_a_network_beyond_the_bound_is_refused_before_it_is_built(
     assert reply.error.code == wire.FORBIDDEN
     assert "max-parameters" in str(reply.error.reason)
     assert parameters_of(config, "reptile", (4,)) == 4 * 4 + 4 + 4 * 4 + 4 + 4 + 1
+
+
+@pytest.fixture
+def simulated(node: NodeConfig, tmp_path: Path) -> NodeConfig:
+    """Return the node with secrets of its own, as a simulated hospital has them, and a policy."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "identity.key").write_bytes(Identity.make().secret)
+    (secrets / "peers.toml").write_text("")
+    (tmp_path / "policy.toml").write_text(guarded())
+    return {**node, "secrets": str(secrets), "policy": str(tmp_path / "policy.toml")}
+
+
+def test_a_simulated_hospitals_desk_stands_before_it(simulated: NodeConfig, tmp_path: Path) -> None:
+    """Its vault lies with its secrets, its policy holds, and what is no message of the protocol is refused."""
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    identities = {"site-1": bytes(32)}
+    asked = wire.ask_secured(1, wire.ADVERTISE, wire.Secured("run", identities=identities), seconds=60.0)
+    assert not answer(app, asked, dict(simulated)).has_error()
+    assert (tmp_path / "secrets" / "vault.db").exists()
+    (tmp_path / "policy.toml").write_text(guarded().replace('"train"', '"evaluate"'))
+    reply = answer(app, asked, dict(simulated))
+    assert (reply.error.code, str(reply.error.reason)) == (
+        wire.FORBIDDEN,
+        f"site-1: {PolicyError('messages')}",
+    )
+    del asked.content["identities"]
+    reply = answer(app, asked, dict(simulated))
+    assert reply.error.code == wire.REFUSED
+    assert str(reply.error.reason).startswith("site-1: a message of secure aggregation lacks a part")
