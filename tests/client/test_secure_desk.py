@@ -146,7 +146,7 @@ def simulated(node: NodeConfig, tmp_path: Path) -> NodeConfig:
 
 
 def test_a_simulated_hospitals_desk_stands_before_it(simulated: NodeConfig, tmp_path: Path) -> None:
-    """Its vault lies with its secrets, its policy holds, and what is no message of the protocol is refused."""
+    """Its vault lies with its secrets, its policy holds, and no message that lacks a part is answered."""
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     identities = {"site-1": bytes(32)}
     asked = wire.ask_secured(1, wire.ADVERTISE, wire.Secured("run", identities=identities), seconds=60.0)

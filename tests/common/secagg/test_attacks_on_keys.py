@@ -65,7 +65,7 @@ def test_stale_sealing_keys(federation: Federation) -> None:
     )
     lie = replace(new, slot=3, advertisements=(new.advertisements[0], double, *new.advertisements[2:]))
     unchanged(federation[VICTIM], "stale-key", federation[VICTIM].deal, lie, by=SIBLING)
-    refused("stale-key", site.rejoin, federation[SIBLING].state, 2)
+    refused("stale-key", site.rejoin, federation[SIBLING].state, 2, by=SIBLING)
 
 
 def test_a_stale_key_shown_to_some_dealers_only(federation: Federation) -> None:

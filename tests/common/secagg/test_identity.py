@@ -59,6 +59,7 @@ def test_another_key_for_a_known_name_waits_for_the_operator() -> None:
         assert told.reject("a") == before
         assert told.confirm("a", fingerprint(new)).peers["a"] == Peer(new, confirmed=True)
         assert told.confirm("a", fingerprint(old)).peers["a"] == Peer(old, confirmed=True, pending=new)
+        refused("wrong-fingerprint", told.confirm, "a", fingerprint(Identity.make().public), by="a")
         assert before.reject("a").peers == {}
 
 

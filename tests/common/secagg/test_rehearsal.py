@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -93,6 +93,16 @@ def test_another_vector_or_other_secrets_are_refused_by_name(part: str) -> None:
     old: bytes = getattr(record, part)
     object.__setattr__(record, part, old[:-1] + bytes([old[-1] ^ 1]))
     refused("bad-rehearsal", public.check, told, by="b")
+
+
+@pytest.mark.parametrize("part", ["s", "b"])
+def test_who_masks_with_other_secrets_than_it_dealt_is_found(part: str) -> None:
+    """Its vector is what those secrets give, and they are what it tells; but its shares are of others."""
+    public = slot(REHEARSAL + "1", PUBLIC)
+    state = public.states["b"]
+    assert state.dealt is not None
+    public.states["b"] = replace(state, dealt=replace(state.dealt, **{part: bytes(range(32))}))
+    refused("bad-rehearsal", public.check, public.rehearse("b"), by="b")
 
 
 def test_no_secrets_are_given_away_in_a_real_run() -> None:
