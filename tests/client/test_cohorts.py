@@ -138,3 +138,17 @@ def test_a_rehearsed_vector_travels_once_and_within_the_bound(desks: Desks) -> N
     beyond = rehearsed(desks, 2)
     assert beyond.error.code == wire.FORBIDDEN
     assert "max-parameters" in str(beyond.error.reason)
+
+
+def test_a_run_that_ended_is_ended_and_one_that_nobody_began_deals_nothing(desks: Desks) -> None:
+    """What ends one run leaves the others; holders of a run that this hospital never heard of are strange."""
+    first, ended, other = desks.names[0], desks.run, "run-2"
+    assert not refused(desks, other, desks.public)
+    holders = desks.holders(slot=1)
+    desks.run = ended
+    assert not desks.ask(first, wire.FINISH).has_error()
+    assert str(refusal(Reason.FINISHED_RUN)) in refused(desks, ended, desks.public)
+    assert not refused(desks, other, desks.public)
+    desks.run = "run-3"
+    reply = desks.deal(first, holders)
+    assert reply.error.code == wire.INSECURE

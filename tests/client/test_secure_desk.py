@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.app import app
 from client.peers import peers_of
 from client.policy import guarded, starting
-from client.secure import Desk
+from client.secure import UNKNOWN_KIND, Desk
 from client.site import MOST_OPEN, Node, NodeConfig, hospital_of
 from client.vault import Vault
 from client.worker import answer
@@ -69,7 +69,9 @@ def test_no_other_name_gets_a_plain_update_out(desk: Desk, config: Config, kind:
         raise AssertionError("it must not be asked to train")
 
     reply = desk.answer(message(kind, config), inner)
-    assert reply.has_error()
+    known = (wire.FORBIDDEN, f"site-1: {PolicyError('secure-aggregation')}")
+    other = (wire.REFUSED, f"site-1: {UNKNOWN_KIND}")
+    assert (reply.error.code, reply.error.reason) == (known if kind == wire.TRAIN else other)
 
 
 def test_the_app_itself_knows_no_other_name(node: NodeConfig, config: Config) -> None:
@@ -148,7 +150,7 @@ def simulated(node: NodeConfig, tmp_path: Path) -> NodeConfig:
 def test_a_simulated_hospitals_desk_stands_before_it(simulated: NodeConfig, tmp_path: Path) -> None:
     """Its vault lies with its secrets, its policy holds, and no message that lacks a part is answered."""
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-    identities = {"site-1": bytes(32)}
+    identities = {"site-1": bytes(32), "site-2": Identity.make().public}
     asked = wire.ask_secured(1, wire.ADVERTISE, wire.Secured("run", identities=identities), seconds=60.0)
     assert not answer(app, asked, dict(simulated)).has_error()
     assert (tmp_path / "secrets" / "vault.db").exists()
