@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.policy import Policy
+from common.secagg.reasons import Reason
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
@@ -58,6 +59,18 @@ def test_every_line_of_a_table_belongs_to_one(page: Path) -> None:
     blocks = re.split(r"\n\s*\n", page.read_text(encoding="utf-8"))
     tables = [block.strip() for block in blocks if block.lstrip().startswith("| ")]
     assert [table[:80] for table in tables if not re.search(r"^\s*\|[-|: ]+\|$", table, re.MULTILINE)] == []
+
+
+def test_every_reason_for_a_refusal_stands_in_the_table() -> None:
+    """Whoever meets one in a log finds what it is against; and the table has none that is never given."""
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    section = page.partition("## What is refused\n")[2].partition("\n## ")[0]
+    told = {
+        name
+        for row in re.findall(r"\|([^|]*)\|$", section, re.MULTILINE)
+        for name in re.findall(r"`(.*?)`", row)
+    }
+    assert told == {str(reason) for reason in Reason}
 
 
 def test_a_hospital_finds_every_key_of_its_policy_explained() -> None:
