@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +102,8 @@ def test_who_masks_with_other_secrets_than_it_dealt_is_found(part: str) -> None:
     public = slot(REHEARSAL + "1", PUBLIC)
     state = public.states["b"]
     assert state.dealt is not None
-    public.states["b"] = replace(state, dealt=replace(state.dealt, **{part: bytes(range(32))}))
+    others: dict[str, Any] = {part: bytes(range(32))}
+    public.states["b"] = replace(state, dealt=replace(state.dealt, **others))
     refused("bad-rehearsal", public.check, public.rehearse("b"), by="b")
 
 
