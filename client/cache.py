@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from common.files import PRIVATE, write_bytes
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the index's fields, or the pipeline from a file to its pixels, change."""
 
 ROWS_AT_ONCE = 256
@@ -127,7 +128,7 @@ class Cache:
         """Write the given rows of old and fresh pixels, in that order."""
         old, fresh = self._old, self._fresh_array()
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *self._shape)}
-        with path.open("xb") as file:
+        with open(path, "xb", opener=partial(os.open, mode=PRIVATE)) as file:
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 chunk = rows[start : start + ROWS_AT_ONCE]

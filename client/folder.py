@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.cache import Cache
+from client.image_child import ImageChild
 from client.masks import Masks
 from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
 from client.rows import Row
@@ -120,7 +121,8 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
         kept = caches.enter_context(_cache(state, (1, size, size), keys, f"masks-{len(task.classes)}"))
         one_by_one = labels.key in ONE_BY_ONE
         masks = Masks(folder, kept, keys, task.classes, size, one_by_one=one_by_one)
-    found = Survey(cache, keys, labels, data, task, masks)
+    images = caches.enter_context(ImageChild())
+    found = Survey(cache, images, keys, labels, data, task, masks)
     for done, file in enumerate(files, start=1):
         found.visit(file)
         if progress:

@@ -63,12 +63,17 @@ SUPPORTED_SOP_CLASSES = frozenset(
         uid.ComputedRadiographyImageStorage,
         uid.DigitalXRayImageStorageForPresentation,
         uid.DigitalXRayImageStorageForProcessing,
+        uid.DigitalIntraOralXRayImageStorageForPresentation,
+        uid.DigitalIntraOralXRayImageStorageForProcessing,
         uid.DigitalMammographyXRayImageStorageForPresentation,
         uid.DigitalMammographyXRayImageStorageForProcessing,
         uid.CTImageStorage,
         uid.MRImageStorage,
         uid.UltrasoundImageStorage,
         uid.UltrasoundMultiFrameImageStorage,
+        uid.UID("1.2.840.10008.5.1.4.1.1.3"),  # retired: ultrasound of several frames
+        uid.UID("1.2.840.10008.5.1.4.1.1.6"),  # retired: ultrasound
+        uid.RTImageStorage,
         uid.SecondaryCaptureImageStorage,
         uid.MultiFrameSingleBitSecondaryCaptureImageStorage,
         uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,

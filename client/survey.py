@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from client.cache import Cache, Known
-from client.dicom import Instance, open_instance
+from client.image_child import ImageChild, Opened
 from client.masks import Masks
 from client.preflight import REMEDIES, File, Quarantined, Reason
 from client.split import SiteKeys, content_of, fraction, keyed_hash
@@ -36,6 +36,7 @@ class Survey:
     """What a pass has found so far; files go by the keyed hash of their path, identifiers by theirs."""
 
     cache: Cache
+    images: ImageChild
     keys: SiteKeys
     labels: Labels
     data: Data
@@ -104,7 +105,7 @@ class Survey:
         known = Known(file.size, file.mtime_ns)
         pixels = None
         try:
-            with open_instance(file.path) as instance:
+            with self.images.open(file.path) as instance:
                 known = self._identified(known, instance)
                 if not self._objection(name, known):
                     pixels = instance.pixels(size=self.data.image_size, channels=self.data.channels)
@@ -114,7 +115,7 @@ class Survey:
             return known
         return replace(known, content=content_of(self.keys, Path(file.path)), row=self.cache.append(pixels))
 
-    def _identified(self, known: Known, instance: Instance) -> Known:
+    def _identified(self, known: Known, instance: Opened) -> Known:
         """Return `known` with keyed hashes; without PatientID, each study is a patient of its own."""
         patient = instance.PatientID or instance.StudyInstanceUID or instance.SOPInstanceUID
         return replace(

@@ -14,8 +14,9 @@ import torch
 
 from client.cache import MOST_SIZES
 from client.dataset import Hospital, Rules, open_folders, open_hospital
-from client.dicom import Instance, read_image
+from client.dicom import read_image
 from client.folder import Source
+from client.image_child import Opened
 from client.split import fraction, keyed_hash, open_keys, share_patients
 from common.errors import DataError
 from common.sections import Data, Task
@@ -32,16 +33,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Instance]:
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Opened]:
     """Return a list that grows by every instance whose pixels are decoded."""
-    seen: list[Instance] = []
-    pixels = Instance.pixels
+    seen: list[Opened] = []
+    pixels = Opened.pixels
 
-    def counted(self: Instance, *, size: int, channels: int) -> torch.Tensor:
+    def counted(self: Opened, *, size: int, channels: int) -> torch.Tensor:
         seen.append(self)
         return pixels(self, size=size, channels=channels)
 
-    monkeypatch.setattr(Instance, "pixels", counted)
+    monkeypatch.setattr(Opened, "pixels", counted)
     return seen
 
 
@@ -70,7 +71,7 @@ def test_every_image_is_there_once_and_split_by_patient(folder: Path) -> None:
     assert {case.numpy().tobytes() for case in cases} == expected
 
 
-def test_opening_again_decodes_nothing_and_gives_the_same(folder: Path, decoded: list[Instance]) -> None:
+def test_opening_again_decodes_nothing_and_gives_the_same(folder: Path, decoded: list[Opened]) -> None:
     """The second opening reads no pixel, and both sides are contiguous views of one mapping."""
     first = open_hospital(folder, DATA, TASK)
     assert len(decoded) == 24
@@ -82,7 +83,7 @@ def test_opening_again_decodes_nothing_and_gives_the_same(folder: Path, decoded:
     assert len(storages) == 1
 
 
-def test_only_new_and_changed_files_are_decoded(folder: Path, decoded: list[Instance]) -> None:
+def test_only_new_and_changed_files_are_decoded(folder: Path, decoded: list[Opened]) -> None:
     """A changed file is read again, a new one too, and a deleted one is gone."""
     open_hospital(folder, DATA, TASK)
     decoded.clear()
@@ -100,7 +101,7 @@ def test_only_new_and_changed_files_are_decoded(folder: Path, decoded: list[Inst
     assert equal(again, open_hospital(folder, DATA, TASK))
 
 
-def test_labels_change_without_decoding_and_come_back(folder: Path, decoded: list[Instance]) -> None:
+def test_labels_change_without_decoding_and_come_back(folder: Path, decoded: list[Opened]) -> None:
     """Taking labels away and giving them back changes the cases, not what is decoded."""
     before = open_hospital(folder, DATA, TASK)
     text = (folder / "labels.csv").read_text()
@@ -115,7 +116,7 @@ def test_labels_change_without_decoding_and_come_back(folder: Path, decoded: lis
     assert len(decoded) == 24
 
 
-def test_unlabelled_images_are_decoded_once_they_are_labelled(folder: Path, decoded: list[Instance]) -> None:
+def test_unlabelled_images_are_decoded_once_they_are_labelled(folder: Path, decoded: list[Opened]) -> None:
     """A file without a label costs its header only."""
     text = (folder / "labels.csv").read_text()
     (folder / "labels.csv").write_text(text.replace("p5i1", "absent"))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydicom import Dataset, dcmread, uid
 from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
 from pydicom.sequence import Sequence
 
@@ -103,6 +108,168 @@ def test_pixel_padding_is_black_and_leaves_the_range_alone(tmp_path: Path) -> No
         result = shown(tmp_path / "a.dcm")[0]
         assert not result[:8].any()
         assert (float(result[8:].min()), float(result[8:].max())) == (0, 1)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(-2000, np.int16), (63536, np.int16), (-2000, np.uint16)])
+def test_padding_is_of_the_pixels_own_sign(tmp_path: Path, value: int, kind: type) -> None:
+    """Whether its element says US or SS: a device, or a reader of implicit VR, may have chosen the other."""
+    pixels = RAMP.astype(np.int16)
+    pixels[:, :8] = -2000
+    image = dataset(pixels.astype(kind))
+    image.add_new("PixelPaddingValue", "US" if value > 0 else "SS", value)
+    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    result = shown(tmp_path / "a.dcm")[0]
+    assert not result[:, :8].any()
+    assert (float(result[:, 8:].min()), float(result[:, 8:].max())) == (0, 1)
+
+
+@pytest.mark.parametrize(("first", "vr"), [(-1000, "SS"), (64536, "US")])
+def test_a_lookup_tables_first_value_is_of_the_sign_of_what_it_maps(
+    tmp_path: Path, first: int, vr: str
+) -> None:
+    """Of signed pixels, and of unsigned ones that a rescale makes negative."""
+    item = lut(1001, 0, 16, [round(65535 * (at / 1000) ** 2) for at in range(1001)])
+    item.add_new("LUTDescriptor", vr, [1001, first, 16])
+    values = np.linspace(-1000, 0, 4096).reshape(64, 64).round().astype(np.int16)
+    expected = ((values + 1000) / 1000.0) ** 2
+    write(tmp_path / "signed.dcm", values, VOILUTSequence=Sequence([item]))
+    stored = (values + 1000).astype(np.uint16)
+    rescaled = {"RescaleSlope": 1, "RescaleIntercept": -1000}
+    write(tmp_path / "rescaled.dcm", stored, VOILUTSequence=Sequence([item]), **rescaled)
+    for name in ("signed.dcm", "rescaled.dcm"):
+        np.testing.assert_allclose(shown(tmp_path / name)[0].numpy(), expected, atol=1e-4)
+
+
+def test_entries_of_eight_bits_may_stand_two_in_a_word(tmp_path: Path) -> None:
+    """The first in the low byte (PS3.3 C.11.2.1.1); a table that ends early is refused."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [256, 0, 8])
+    item.add_new("LUTData", "OW", bytes(range(255, -1, -1)))
+    pixels = (RAMP // 16).astype(np.uint8)
+    write(tmp_path / "a.dcm", pixels, VOILUTSequence=Sequence([item]))
+    np.testing.assert_allclose(shown(tmp_path / "a.dcm")[0].numpy(), 1 - pixels / 255, atol=1e-6)
+    item.LUTData = bytes(100)
+    write(tmp_path / "a.dcm", pixels, VOILUTSequence=Sequence([item]))
+    with pytest.raises(Refused, match="ends early"):
+        shown(tmp_path / "a.dcm")
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+@pytest.mark.parametrize("scale", [256, 1])
+def test_a_palettes_entries_have_the_files_byte_order(
+    tmp_path: Path, syntax: uid.UID, bits: int, scale: int
+) -> None:
+    """Of 8 bits in pairs, of 16, and of 8 in a table of 16, as old devices have it: the same ramp."""
+    image = dataset((RAMP // 16).astype(np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    image.file_meta.TransferSyntaxUID = syntax
+    order = "<u2" if syntax == uid.ExplicitVRLittleEndian else ">u2"
+    entries = np.arange(256)
+    data = (
+        (entries * scale).astype(order) if bits == 16 else entries.astype(np.uint8).view("<u2").astype(order)
+    )
+    for colour in ("Red", "Green", "Blue"):
+        image.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [256, 0, bits])
+        image.add_new(f"{colour}PaletteColorLookupTableData", "OW", data.tobytes())
+    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    expected = (RAMP // 16) * (256 / 65535 if (bits, scale) == (16, 256) else 1 / 255)
+    np.testing.assert_allclose(shown(tmp_path / "a.dcm")[0].numpy(), expected, atol=1e-5)
+
+
+def test_a_rescale_beyond_float32_is_no_trap(tmp_path: Path) -> None:
+    """With a slope of 1e-40 every modality value is 0, which this window shows at 0.4."""
+    window = {"WindowCenter": 40, "WindowWidth": 400, "RescaleIntercept": 0}
+    write(tmp_path / "a.dcm", RAMP, RescaleSlope="1e-40", **window)
+    np.testing.assert_allclose(shown(tmp_path / "a.dcm").numpy(), 160 / 399, atol=1e-6)
+
+
+def headless(content: bytes) -> dict[str, bytes]:
+    """Return a file as exports without a preamble, and without file meta information, have it."""
+    image = dcmread(BytesIO(content))
+    meta, bare = DicomBytesIO(), DicomBytesIO()
+    write_file_meta_info(meta, image.file_meta)
+    bare.is_implicit_VR, bare.is_little_endian = map(bool, image.original_encoding)
+    write_dataset(bare, image)
+    return {"whole": content, "meta alone": meta.getvalue() + bare.getvalue(), "bare": bare.getvalue()}
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
+def test_a_data_set_without_its_file_header_is_read(tmp_path: Path, syntax: uid.UID) -> None:
+    """As scanners' own exports are; a text file is no DICOM all the same."""
+    image = dataset(RAMP)
+    image.file_meta.TransferSyntaxUID = syntax
+    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    expected = shown(tmp_path / "a.dcm")
+    for content in headless((tmp_path / "a.dcm").read_bytes()).values():
+        (tmp_path / "b.dcm").write_bytes(content)
+        assert torch.equal(shown(tmp_path / "b.dcm"), expected)
+    (tmp_path / "b.dcm").write_text("path,finding\n" * 100)
+    with pytest.raises(Refused, match="not DICOM"):
+        shown(tmp_path / "b.dcm")
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"SamplesPerPixel": None},
+        {"PixelSpacing": "0.5"},
+        {"WindowCenter": "40.25", "WindowWidth": "80.25"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.6"},
+        {"SOPClassUID": uid.RTImageStorage},
+        {"SOPClassUID": uid.DigitalIntraOralXRayImageStorageForPresentation},
+    ],
+    ids=lambda elements: next(iter(elements)),
+)
+def test_what_devices_leave_out_or_write_otherwise_is_read_as_if_not_there(
+    tmp_path: Path, elements: dict[str, str | None]
+) -> None:
+    """A missing number of samples, one spacing for two, a decimal comma, retired and rarer classes."""
+    write(tmp_path / "a.dcm", RAMP)
+    image = dataset(RAMP)
+    for keyword, value in elements.items():
+        if value is None:
+            del image[keyword]
+        else:
+            setattr(image, keyword, value)
+    image.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    content = (tmp_path / "b.dcm").read_bytes()
+    (tmp_path / "b.dcm").write_bytes(content.replace(b"0.25", b"0,25"))
+    assert torch.equal(shown(tmp_path / "b.dcm"), shown(tmp_path / "a.dcm"))
+
+
+def test_an_instance_named_in_the_file_header_alone_has_that_name(tmp_path: Path) -> None:
+    """Without an element of the data set's own."""
+    image = write(tmp_path / "a.dcm", RAMP)
+    name = image.SOPInstanceUID
+    image.file_meta.MediaStorageSOPInstanceUID = name
+    del image.SOPInstanceUID
+    image.save_as(tmp_path / "a.dcm")
+    assert read_image(tmp_path / "a.dcm", size=8, channels=1).SOPInstanceUID == name
+
+
+def test_pixel_data_of_length_0_are_no_pixels(tmp_path: Path) -> None:
+    """As exports of metadata alone have them."""
+    write(tmp_path / "a.dcm", RAMP, PixelData=b"")
+    with pytest.raises(Refused, match="no pixels"):
+        shown(tmp_path / "a.dcm")
+
+
+def test_a_stream_without_its_end_is_truncated(tmp_path: Path) -> None:
+    """A JPEG 2000 codestream that lacks its last two bytes is not shown as another picture."""
+    stream = BytesIO()
+    Image.fromarray((RAMP // 16).astype(np.uint8)).save(stream, format="JPEG2000", no_jp2=True)
+    for content, reason in ((stream.getvalue(), ""), (stream.getvalue()[:-60], "truncated")):
+        image = dataset((RAMP // 16).astype(np.uint8))
+        image.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
+        image.PixelData = encapsulate([content])
+        image["PixelData"].VR = "OB"
+        image["PixelData"].is_undefined_length = True
+        image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+        if reason:
+            with pytest.raises(Refused, match=reason):
+                shown(tmp_path / "a.dcm")
+        else:
+            assert shown(tmp_path / "a.dcm").isfinite().all()
 
 
 def test_colour_becomes_luminance_and_grey_is_repeated(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""Reading images in a child process, so that no file stops a pass.
+
+Decoders are C and C++ code, which some damaged files bring down, or keep busy for ever; others unpack to more
+than a machine has. The child reads one file after the other within limits on processor time and memory. Where
+it dies, the file that it had open is unreadable, and the next one gets a new child. What it answers is taken
+as plain numbers and texts: a decoder that a file has taken over can spoil what it reads, and nothing else.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from client.dicom import Instance, open_instance
+from client.preflight import Reason, refuse
+from common.errors import Refused
+
+SECONDS = 5
+"""Processor time for one file."""
+MEMORY = 2**30
+"""Bytes for one file, beside what the process takes anyway."""
+PATIENCE = 120.0
+"""Seconds until a child that uses no processor time is given up."""
+BEYOND = "Export the file again: reading it fails, or takes more than 5 s or 1 GB."
+
+
+class ImageChild:
+    """A context whose child reads images; the child starts with the first of them."""
+
+    def __init__(self) -> None:
+        self._child = 0
+        """Its process id; 0: none."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    @contextmanager
+    def open(self, path: Path | str) -> Iterator[Opened]:
+        """Open the file at `path` and read its header; raises Refused, whatever is wrong with it."""
+        identifiers = self._told(self._ask(os.fsencode(path)))
+        opened = Opened(self, *identifiers)
+        try:
+            yield opened
+        finally:
+            if not opened.read:
+                self._tell(b"")
+
+    def _pixels(self, size: int, channels: int) -> Float[Tensor, "channel height width"]:
+        told = self._ask(json.dumps([size, channels]).encode())
+        numbers = np.frombuffer(told, "<f4")
+        if len(numbers) != channels * size * size or not np.isfinite(numbers).all():
+            raise refuse(Reason.UNREADABLE, BEYOND)
+        return torch.from_numpy(numbers.copy()).view(channels, size, size)
+
+    def _ask(self, question: bytes) -> bytes:
+        """Return the child's answer. Refused: it says so, or it died."""
+        self._tell(question)
+        with suppress(OSError, EOFError):
+            if self._answers.poll(PATIENCE):
+                told = self._answers.recv_bytes()
+                if told[:1] == ANSWER:
+                    return told[1:]
+                reason, remedy = (str(text) for text in json.loads(told[1:]))
+                raise refuse(Reason(reason), remedy)
+        self._end()
+        raise refuse(Reason.UNREADABLE, BEYOND)
+
+    def _tell(self, question: bytes) -> None:
+        if not self._child:
+            self._start()
+        with suppress(OSError):  # it died; the answer that does not come tells
+            self._questions.send_bytes(question)
+
+    def _told(self, answer: bytes) -> tuple[str, str, str, str]:
+        first, second, third, fourth = (str(text) for text in json.loads(answer))
+        return first, second, third, fourth
+
+    def _start(self) -> None:
+        """Fork: a confined worker may start no other program, nor one that is a daemon a process."""
+        asked, self._questions = Pipe(duplex=False)
+        self._answers, answers = Pipe(duplex=False)
+        self._child = os.fork()
+        if self._child == 0:
+            try:
+                self._questions.close()
+                self._answers.close()
+                _serve(asked, answers)
+            finally:
+                os._exit(1)
+        asked.close()
+        answers.close()
+
+    def _end(self) -> None:
+        """Let the child go; kill it, since within a decoder it hears nothing."""
+        child, self._child = self._child, 0
+        if child:
+            self._questions.close()
+            self._answers.close()
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+@dataclass
+class Opened:
+    """An image that the child has open; its identifiers never show in a text."""
+
+    _child: ImageChild = field(repr=False)
+    SOPInstanceUID: str = field(repr=False)
+    StudyInstanceUID: str = field(repr=False)
+    AccessionNumber: str = field(repr=False)
+    PatientID: str = field(repr=False)
+    read: bool = False
+    """Whether its pixels were asked for, after which the child has closed it."""
+
+    def pixels(self, *, size: int, channels: int) -> Float[Tensor, "channel height width"]:
+        """Return the image as `client.dicom.Instance.pixels` does. Refused: its pixels cannot be read."""
+        self.read = True
+        return self._child._pixels(size, channels)
+
+
+ANSWER, REFUSAL = b"+", b"-"
+
+
+def _serve(asked: Connection, answers: Connection) -> NoReturn:
+    """Answer for one file after the other until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
+    torch.set_num_threads(1)  # threads do not come along into a child
+    _limit_memory()
+    faulthandler.disable()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # decoders print what they think of a file
+    while True:
+        path = _heard(asked)
+        _limit_time()
+        try:
+            with open_instance(os.fsdecode(path)) as instance:
+                answers.send_bytes(ANSWER + _identifiers(instance))
+                wanted = _heard(asked)
+                if wanted:
+                    size, channels = json.loads(wanted)
+                    answers.send_bytes(
+                        ANSWER + instance.pixels(size=size, channels=channels).numpy().tobytes()
+                    )
+        except Refused as refusal:
+            answers.send_bytes(REFUSAL + json.dumps([refusal.reason, refusal.remedy]).encode())
+
+
+def _heard(asked: Connection) -> bytes:
+    """Return what the parent says; without a parent, end."""
+    try:
+        return asked.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _identifiers(instance: Instance) -> bytes:
+    names = ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID")
+    return json.dumps([getattr(instance, name) for name in names]).encode()
+
+
+def _limit_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if most < 0 else min(limit, most), most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its memory holds patients' images
+
+
+def _limit_time() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS + 1, most))
