@@ -90,7 +90,7 @@ def test_a_form_has_one_end(sample: Sample, size: int) -> None:
 
 
 def test_second_forms_of_a_value_are_refused() -> None:
-    """Leading zeros, keys out of order or twice, a field too many, another name, None with content."""
+    """Leading zeros, keys out of order or twice, other names, tags or numbers of fields, too long lengths."""
 
     def item(tag: bytes, content: bytes) -> bytes:
         return tag + len(content).to_bytes(8, "big") + content
@@ -107,6 +107,15 @@ def test_second_forms_of_a_value_are_refused() -> None:
         (Inner, item(b"R", dump("Other") + dump("x") + dump(1.0))),
         (Inner | None, item(b"N", b"x")),
         (float, item(b"F", b"\x7f\xf0" + bytes(6))),
+        (tuple[str, ...], item(b"M", dump("a"))),
+        (tuple[str, ...], item(b"R", dump("a"))),
+        (dict[str, bytes], item(b"L", a)),
+        (dict[str, bytes], item(b"R", a)),
+        (dict[str, bytes], dump(("a",))),
+        (Inner, item(b"L", fields)),
+        (Inner, item(b"M", fields)),
+        (tuple[str, ...], item(b"L", b"S" + (5).to_bytes(8, "big") + b"ab")),
+        (str, b"S" + ((1 << 56) + 2).to_bytes(8, "big") + b"ab"),
     ):
         with pytest.raises(SecAggError, match="canonical encoding"):
             load(kind, form)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from common.secagg.numbers import (
     Policy,
     default_colluders,
     default_numbers,
+    default_threshold,
     least_degree,
     neighbours,
 )
@@ -95,6 +96,23 @@ def _connected(edges: dict[int, list[int]], gone: set[int]) -> bool:
             reached.add(place)
             frontier += [peer for peer in edges[place] if peer in left]
     return reached == left
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 9, 10])
+def test_neighbours_are_the_nearest_on_the_circle(size: int) -> None:
+    """Half of the degree on either side, or everybody else where these meet."""
+    for degree in range(size):
+        near = {offset % size for offset in range(-(degree // 2), degree // 2 + 1)}
+        for place in range(size):
+            around = {(place + offset) % size for offset in (range(size) if degree == size - 1 else near)}
+            assert neighbours(place, size, degree) == sorted(around - {place})
+
+
+def test_thresholds_and_degrees_change_above_the_complete_graphs() -> None:
+    """Two thirds and one up to 32 holders, four fifths and one beyond; who bears more pairs more."""
+    assert [default_threshold(holders) for holders in (31, 32, 33, 34)] == [21, 22, 27, 28]
+    assert default_numbers(40).degree == least_degree(Numbers(40, 33, 39), 1) == 10
+    assert default_numbers(40, colluders=3).degree == least_degree(Numbers(40, 33, 39), 3) == 12
 
 
 def test_a_graph_may_be_no_sparser_than_dropouts_allow() -> None:

@@ -135,3 +135,23 @@ def test_a_rehearsal_is_answered_once_and_never_unmasked() -> None:
         asked.add(public.rehearse(name).masked)
     asked.add(told.masked)
     refused("slot-closed", site.unmask, public.states["a"], public.members["a"], asked.request())
+
+
+def test_a_request_for_another_slot_is_refused_for_what_it_is() -> None:
+    """Of another run, never dealt for, over, or without the shares of all: before anything is trained."""
+    real = slot("run-1", DATA)
+    member, state, request = real.members["a"], real.states["a"], real.requests["a"]
+
+    def reviewed(now: SiteRun, **other: object) -> None:
+        site.review(now, member, replace(request, plan=replace(request.plan, **other)), DATA)  # type: ignore[arg-type]
+
+    refused("wrong-run", lambda: reviewed(state, run="run-2"))
+    refused("not-dealt", lambda: reviewed(state, slot=2))
+    fewer = replace(request, sealed={peer: share for peer, share in request.sealed.items() if peer != "b"})
+    refused("shares-missing", site.review, state, member, fewer, DATA)
+    later, _ = site.deal(state, member, replace(real.holders, slot=3))
+    refused("old-slot", lambda: reviewed(later))
+    refused("not-dealt", lambda: reviewed(later, slot=4))
+    anew = site.rejoin(later, 2)
+    refused("old-slot", lambda: reviewed(anew, slot=3))
+    refused("not-dealt", lambda: reviewed(anew, slot=4))

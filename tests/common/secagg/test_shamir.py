@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import SecAggError
+from common.secagg.recover import MOST_TRIES, Recovery
 from common.secagg.shamir import combine, evaluate, split
+from tests.common.secagg.federation import refused
 
 GOLDEN = Path(__file__).parent / "golden" / "shamir.json"
 
@@ -83,3 +85,43 @@ def test_shares_never_change() -> None:
     for chosen in combinations(range(5), 3):
         told = combine([bytes.fromhex(golden["shares"][place]) for place in chosen], [p + 1 for p in chosen])
         assert told.hex() == golden["coefficients"][0]
+
+
+def test_shares_are_for_two_to_255_holders_of_whom_one_to_all_are_needed() -> None:
+    """At both ends, and one beyond."""
+    for threshold, holders in ((1, 2), (2, 2), (2, 255), (255, 255)):
+        shares = split(b"secret", threshold, holders)
+        assert len(shares) == holders
+        assert combine(shares[:threshold], range(1, threshold + 1)) == b"secret"
+    for holders in (1, 256):
+        refused("too-many-sites", split, b"secret", 1, holders)
+    for threshold in (0, 4):
+        refused("bad-threshold", split, b"secret", threshold, 3)
+
+
+def recovered(threshold: int, wrong: set[str], holders: str = "abcdefgh") -> tuple[bytes, set[str]]:
+    """Return a secret found from shares of which some are wrong, and who is named for it."""
+    points = {name: place for place, name in enumerate(holders, start=1)}
+    shares = dict(zip(holders, split(b"secret", threshold, len(holders)), strict=True))
+    shares |= {name: bytes([shares[name][0] ^ 1]) + shares[name][1:] for name in wrong}
+    recovery = Recovery(threshold)
+    return recovery.secret("x", shares, points, lambda secret: secret == b"secret"), recovery.liars
+
+
+def test_liars_are_named_within_the_unique_decoding_radius_and_beyond_it_nobody() -> None:
+    """Of m answers (m - t) / 2 wrong ones are provably so; one more, and the secret is right all the same."""
+    assert recovered(4, {"a"}) == (b"secret", {"a"})
+    assert recovered(4, {"a", "h"}) == (b"secret", {"a", "h"})
+    assert recovered(4, {"a", "b", "h"}) == (b"secret", set())
+    assert recovered(2, {"a"}, "abc") == (b"secret", set())
+    assert recovered(2, {"b"}, "abcd") == (b"secret", {"b"})
+
+
+def test_a_search_for_a_secret_ends() -> None:
+    """Where no shares fit, after a bounded number of tries, and whoever dealt is named."""
+    tries = []
+    names = [f"h{place:02}" for place in range(40)]
+    shares = dict.fromkeys(names, b"x")
+    points = {name: place for place, name in enumerate(names, start=1)}
+    refused("unrecoverable", Recovery(20).secret, "dealer", shares, points, tries.append, by="dealer")
+    assert len(tries) == MOST_TRIES

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from common.errors import SecAggError
 from common.secagg import vector
 from common.secagg.agreement import public_of
+from common.secagg.encoding import dump
 from common.secagg.layout import Layout, Metric
 from common.secagg.masking import PIECE, Keystream, Mask, Masks, pair_mask, pieces, self_mask
 from common.secagg.packing import Packed
@@ -151,6 +152,48 @@ def test_no_sum_overflows(bits: int, sites: int, weight: int, seed: int) -> None
     assert sites * (2**layout.limb_bits - 1) < 2**layout.width
     top = Contribution(np.full(3, 1.0, np.float32), weight, {}, seed.to_bytes(32, "big"))
     assert np.abs(rounded(layout, [top] * sites).total([], sites).mean - 1.0).max() <= 2**-50
+
+
+def test_vectors_of_several_pieces_are_summed_and_clipped_as_one() -> None:
+    """Three pieces and a part of one in each of three lanes: every coordinate, and the norm of all."""
+    parameters = 3 * (3 * PIECE + 1000)
+    layout = Layout(parameters, 2, 1e9, 1.0)
+    assert layout.lanes == 3
+    delta = np.random.default_rng(0).uniform(-1, 1, parameters).astype(np.float32)
+    keys = [bytes([place] * 32) for place in range(2)]
+    total = rounded(layout, [Contribution(delta, 1, {}, key) for key in keys]).total([], 2)
+    assert np.abs(total.mean - delta).max() <= layout.error_bound(2, 2)
+    assert clip_factor(np.ones(parameters, np.float32), 1.0) == pytest.approx(parameters**-0.5)
+    masks = [Mask(KEY, negative=False), Mask(KEY, negative=True)]
+    contribution = Contribution(delta, 1, {}, KEY)
+    assert vector.mask(layout, contribution, masks) == vector.mask(layout, contribution, [])
+
+
+def test_the_bound_is_a_step_and_a_rounding() -> None:
+    """A step a site over all weight, 2^-18 more, and 2^-50 of the range; in floats, whatever is given."""
+    layout = Layout(2, 5, 1, 3, max_weight=7)
+    assert layout.error_bound(3, 5) == 3 * layout.step / 5 * (1 + 2**-18) + 3 * 2**-50
+    assert dump(layout) == dump(Layout(2, 5, 1.0, 3.0, max_weight=7))
+
+
+def test_what_rounding_adds_to_a_norm_is_no_lie() -> None:
+    """Ten thousand small coordinates on a coarse grid: their rounded mean is longer than the clip allows."""
+    layout = Layout(10_000, 2, 1.0, 1.0, bits=4)
+    delta = np.full(10_000, 0.01, np.float32)
+    mean = (
+        rounded(layout, [Contribution(delta, 1, {}, bytes([place] * 32)) for place in range(2)])
+        .total([], 2)
+        .mean
+    )
+    assert float(np.linalg.norm(mean)) > 2
+
+
+def test_metrics_are_rounded_without_bias() -> None:
+    """Four hundred halves sum up to 200 within five standard errors."""
+    layout = Layout(1, 400, 1.0, 1.0, metrics=(Metric("episodes", 0, 1),))
+    zero = np.zeros(1, np.float32)
+    given_ = [Contribution(zero, 1, {"episodes": 0.5}, place.to_bytes(32, "big")) for place in range(400)]
+    assert abs(rounded(layout, given_).total([], 400).metrics["episodes"] - 200) < 5 * 10
 
 
 def test_rounding_is_unbiased() -> None:
