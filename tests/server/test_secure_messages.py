@@ -6,21 +6,28 @@ from collections.abc import Iterable
 
 from flwr.app import Message
 
+from client.site import NodeConfig
 from common import wire
 from common.bounds import layout_of
 from common.secagg.identity import Peer, Roster
 from server.rehearsal import Rehearsal
 from server.secure import GOODBYE
-from tests.server.rounds import NEVER, Lossy, Make, Round, settings
+from tests.server.rounds import NEVER, Lossy, Lost, Make, Round, settings
 
 
 class Heard(Lossy):
     """Notes how long each message may take, by kind."""
 
+    def __init__(self, nodes: list[NodeConfig], lost: Lost) -> None:
+        super().__init__(nodes, lost)
+        self.seconds: dict[str, set[float]] = {}
+
+    def __enter__(self) -> Heard:
+        return self
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Note, and pass on."""
         messages = list(messages)
-        self.seconds = getattr(self, "seconds", {})
         for message in messages:
             self.seconds.setdefault(message.metadata.message_type, set()).add(message.metadata.ttl)
         return super().push_messages(messages)
@@ -42,8 +49,8 @@ def test_every_message_ends_with_its_round(five: Make) -> None:
         roster = Roster({site: Peer(key) for site, key in keys.items()})
         rehearsal = Rehearsal(grid, each.nodes, keys, roster, layout, seconds=25.0)
         assert rehearsal.find_broken() == []
-        kinds = (wire.ADVERTISE, wire.DEAL, wire.REHEARSE, wire.FINISH)
-        assert grid.seconds == {kind: {25.0} for kind in kinds}
+        rehearsed = (wire.ADVERTISE, wire.DEAL, wire.REHEARSE, wire.FINISH)
+        assert grid.seconds == {kind: {25.0} for kind in rehearsed}
 
 
 def test_a_run_begins_with_everybodys_key_and_its_cohorts_dealings(five: Make) -> None:

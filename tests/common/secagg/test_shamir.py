@@ -119,9 +119,14 @@ def test_liars_are_named_within_the_unique_decoding_radius_and_beyond_it_nobody(
 
 def test_a_search_for_a_secret_ends() -> None:
     """Where no shares fit, after a bounded number of tries, and whoever dealt is named."""
-    tries = []
+    tries: list[bytes] = []
+
+    def never(secret: bytes) -> bool:
+        tries.append(secret)
+        return False
+
     names = [f"h{place:02}" for place in range(40)]
     shares = dict.fromkeys(names, b"x")
     points = {name: place for place, name in enumerate(names, start=1)}
-    refused("unrecoverable", Recovery(20).secret, "dealer", shares, points, tries.append, by="dealer")
+    refused("unrecoverable", Recovery(20).secret, "dealer", shares, points, never, by="dealer")
     assert len(tries) == MOST_TRIES
