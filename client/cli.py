@@ -74,9 +74,11 @@ def register(
     ] = None,
     adaptation_share: Annotated[
         float | None,
-        typer.Option(help="Share of the patients to learn from; default: 0.5, or as it was registered."),
+        typer.Option(
+            min=0, max=1, help="Share of the patients to learn from; default: 0.5, or as it was registered."
+        ),
     ] = None,
-    image_size: Annotated[int, typer.Option(help="Image size in pixels to prepare.")] = 64,
+    image_size: Annotated[int, typer.Option(min=8, help="Image size in pixels to prepare.")] = 64,
     directory: Directory = HERE,
 ) -> None:
     """Check a folder of data and let the node use it; quarantine.csv tells what is wrong with which file."""

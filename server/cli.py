@@ -47,7 +47,7 @@ def found(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for the federation.")],
     name: Annotated[str, typer.Option(help="The federation's name.")],
     host: Annotated[str, typer.Option(help="Name or address by which hospitals reach this machine.")],
-    port: Annotated[int, typer.Option(help="The one port that must be reachable.")] = 8443,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The one port that must be reachable.")] = 8443,
     approval: Annotated[bool, typer.Option(help="Ask for `accept` after each hospital's token.")] = False,
 ) -> None:
     """Make a federation: its authority, certificate, secrets and roster."""

@@ -52,7 +52,7 @@ def demo(context: typer.Context) -> None:
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="TOML file; without it, the demonstration's.")]
 Engine = Annotated[EngineName | None, typer.Option(help="Where the computing happens.")]
-Workers = Annotated[int | None, typer.Option(help="Processes of one thread each; 0: one per core.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes of one thread each; 0: one per core.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results; default results/run-N.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Decides everything random.")]
 Set = Annotated[
@@ -154,9 +154,9 @@ def attack(
 @app.command()
 def phantoms(
     folder: Hospitals,
-    sites: Annotated[int, typer.Option(help="How many hospitals.")] = 6,
+    sites: Annotated[int, typer.Option(min=1, help="How many hospitals.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
-    patients: Annotated[int | None, typer.Option(help="Patients per hospital.")] = None,
+    patients: Annotated[int | None, typer.Option(min=1, help="Patients per hospital.")] = None,
 ) -> None:
     """Write synthetic hospitals as DICOM trees with labels."""
     from simulation.phantoms import write_hospitals
@@ -231,7 +231,8 @@ def import_table(
     ] = None,
     time_column: Annotated[str | None, typer.Option(help="Column with the length of follow-up.")] = None,
     horizon: Annotated[
-        float | None, typer.Option(help="Makes the label: 1 for the event by then, in the time's unit.")
+        float | None,
+        typer.Option(min=0, help="Makes the label: 1 for the event by then, in the time's unit."),
     ] = None,
     join: Annotated[Path | None, typer.Option(help="Another CSV, whose columns are added.")] = None,
     on: Annotated[str | None, typer.Option(help="Column that both files have, to join them by.")] = None,
@@ -277,8 +278,10 @@ def import_molecules(
     id_column: Annotated[
         str | None, typer.Option(help="Column with the molecule's name; without it, its SMILES.")
     ] = None,
-    bits: Annotated[int, typer.Option(help="Bits of a fingerprint, a multiple of 8.")] = 1024,
-    radius: Annotated[int, typer.Option(help="Bonds around an atom that a bit covers; 2 is ECFP4.")] = 2,
+    bits: Annotated[int, typer.Option(min=8, help="Bits of a fingerprint, a multiple of 8.")] = 1024,
+    radius: Annotated[
+        int, typer.Option(min=0, help="Bonds around an atom that a bit covers; 2 is ECFP4.")
+    ] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Decides the split, the same for all assays.")] = 0,
 ) -> None:
     """Turn a CSV of SMILES with toxicity assays into one table of fingerprints per assay."""

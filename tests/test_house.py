@@ -6,11 +6,16 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+import client.cli
+import server.cli
 from common.config import load
 from simulation import cli
 
@@ -50,3 +55,19 @@ def test_flower_tells_its_makers_nothing() -> None:
         check=True,
     )
     assert done.stdout.strip() == "0"
+
+
+def options(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield every option of a command and of its subcommands, by name."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from options(below, (*path, name))
+    yield from ((" ".join((*path, option.name)), option) for option in command.params)
+
+
+@pytest.mark.parametrize("app", [client.cli.app, server.cli.app, cli.app])
+def test_no_number_is_taken_without_a_bound(app: typer.Typer) -> None:
+    """A size of -3 is an error of the command line, never a traceback of what would have used it."""
+    numbers = [(name, each.type) for name, each in options(typer.main.get_command(app))]
+    unbounded = [name for name, kind in numbers if kind.name in ("integer", "float")]
+    assert unbounded == []
+    assert any(kind.name in ("integer range", "float range") for _, kind in numbers)
