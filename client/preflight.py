@@ -26,6 +26,10 @@ class Reason(StrEnum):
     NOT_DICOM = "not DICOM"
     UNSUPPORTED_SOP_CLASS = "unsupported SOP class"
     NO_PIXELS = "no pixels"
+    LOCALIZER = "localizer"
+    SCREEN_SAVE = "screen save"
+    REFORMATTED = "reformatted"
+    BURNED_IN = "burned-in text"
     DUPLICATE = "duplicate"
     MISSING_LABEL = "missing label"
     UNKNOWN_CLASS = "unknown class"
@@ -44,6 +48,10 @@ REMEDIES = {
     Reason.NOT_DICOM: "Remove the file, or export it with its file meta information (PS3.10, section 7).",
     Reason.UNSUPPORTED_SOP_CLASS: "Nothing to do: reports, segmentations and plans are no images.",
     Reason.NO_PIXELS: "Export the instance again with its pixel data.",
+    Reason.LOCALIZER: "Nothing to do: scouts, from which a scan is planned, are no images of it.",
+    Reason.SCREEN_SAVE: "Nothing to do: dose sheets and captured screens are no images of the patient.",
+    Reason.REFORMATTED: "Nothing to do: the images that it was computed from count.",
+    Reason.BURNED_IN: "Blank out the text, which may name the patient, and set BurnedInAnnotation to NO.",
     Reason.DUPLICATE: "Nothing to do: another file holds the same instance; remove one to tidy up.",
     Reason.MISSING_LABEL: "Add a row for it to labels.csv, or fill in its label.",
     Reason.UNKNOWN_CLASS: "Write the label as one of the run's classes, or leave it out.",
@@ -96,6 +104,17 @@ Enhanced multi-frame classes are left out: their rescale and window live in func
 """
 
 
+IMAGE_TYPES = {
+    "LOCALIZER": Reason.LOCALIZER,
+    "SCREEN SAVE": Reason.SCREEN_SAVE,
+    **dict.fromkeys(
+        ("REFORMATTED", "MPR", "CURVED MPR", "PROJECTION IMAGE", "MAXIMUM", "MIP", "MINIP", "VOLUME_RENDER"),
+        Reason.REFORMATTED,
+    ),
+}
+"""Values of ImageType of what stands beside a study's images (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
+
+
 @dataclass(frozen=True)
 class File:
     """One file of a hospital: its path from the folder (posix), and what tells that it has changed."""
@@ -141,6 +160,12 @@ def check_header(header: Dataset, *, pixels_follow: bool) -> None:
         raise refuse(Reason.UNSUPPORTED_SOP_CLASS)
     if not pixels_follow or not header.get("Rows") or not header.get("Columns"):
         raise refuse(Reason.NO_PIXELS)
+    told = header.get("ImageType") or ()
+    for value in (told,) if isinstance(told, str) else told:
+        if reason := IMAGE_TYPES.get(str(value).strip().upper()):
+            raise refuse(reason)
+    if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
+        raise refuse(Reason.BURNED_IN)
     if not header.get("SOPInstanceUID"):
         raise refuse(Reason.UNREADABLE, "Export the file again with its SOPInstanceUID.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,30 @@ def test_an_image_needs_pixels_and_its_own_identity() -> None:
         with pytest.raises(Refused) as refusal:
             check_header(image, pixels_follow=follow)
         assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "screen save"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, "reformatted"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "PROJECTION IMAGE", "MIP"]}, "reformatted"),
+        ({"BurnedInAnnotation": "YES"}, "burned-in text"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "BurnedInAnnotation": "NO"}, ""),
+        ({"ImageType": "ORIGINAL"}, ""),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, ""),
+    ],
+)
+def test_what_stands_beside_a_studys_images_is_none_of_them(elements: dict[str, Any], reason: str) -> None:
+    """A label of a study is for its images: not for scouts, dose sheets, or what was computed from them."""
+    image = dataset(PIXELS, **elements)
+    if not reason:
+        check_header(image, pixels_follow=True)
+        return
+    with pytest.raises(Refused) as refusal:
+        check_header(image, pixels_follow=True)
+    assert refusal.value.reason == reason
 
 
 def test_files_are_found_in_order_without_what_is_ours(tmp_path: Path) -> None:
