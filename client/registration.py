@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import wraps
 from hashlib import sha256
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from client.dataset import Census, named_of, open_hospital, refused_of, rows_of
 from client.folder import Progress, Source, read_folder
@@ -16,6 +18,7 @@ from client.rows import Use
 from client.split import share_patients
 from client.tables import class_values
 from common.errors import ConfigError, DataError
+from common.files import locked
 from common.sections import Data, Task, TaskName
 from common.settings import validate
 
@@ -33,6 +36,24 @@ class Registration:
     """Of all folders with this label."""
 
 
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+def _alone(
+    change: Callable[Concatenate[Home, Given], Found],
+) -> Callable[Concatenate[Home, Given], Found]:
+    """Let one process at a time change a node's data, and each from what the last has written."""
+
+    @wraps(change)
+    def in_turn(home: Home, /, *given: Given.args, **named: Given.kwargs) -> Found:
+        with locked(home.settings_file):
+            return change(Home.load(home.directory), *given, **named)
+
+    return in_turn
+
+
+@_alone
 def register(
     home: Home,
     folder: Path,
@@ -129,6 +150,7 @@ def census_of(entry: Registered) -> Census:
     ).census
 
 
+@_alone
 def forget(home: Home, folder: Path) -> None:
     """Take a folder out of the node's data; its files stay as they are, and its rows in the record."""
     target = str(folder.expanduser().resolve())

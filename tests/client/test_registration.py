@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from client.home import Home, Keys
-from client.registration import census_of, register
+from client.registration import census_of, forget, register
 from common.errors import ConfigError
 from tests.client.test_home import SETTINGS
 from tests.conftest import write_table_hospital
@@ -54,6 +55,19 @@ def test_a_folder_keeps_its_secret(home: Home, tmp_path: Path) -> None:
     register(Home.load(home.directory), given, label="finding", state=elsewhere)
     again = register(Home.load(home.directory), given, label="finding", classes=("nodule", "normal"))
     assert again.registered.state == str(elsewhere)
+
+
+def test_registrations_at_once_meet_one_after_the_other(home: Home, tmp_path: Path) -> None:
+    """Four commands that all began with an empty node: none is lost, and none comes back when forgotten."""
+    archives = [fresh(tmp_path / name, seed) for seed, name in enumerate("abcd")]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda archive: register(home, archive, label="finding"), archives))
+    now = Home.load(home.directory)
+    assert sorted(one.folder for one in now.settings.data) == [str(archive) for archive in archives]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda archive: forget(now, archive), archives[:2]))
+    left = Home.load(home.directory).settings.data
+    assert sorted(one.folder for one in left) == [str(archive) for archive in archives[2:]]
 
 
 def test_a_number_is_registered_as_one(home: Home, tmp_path: Path) -> None:
