@@ -137,7 +137,7 @@ def _kept_out(use: Use) -> list[str]:
 
 @app.command()
 def data(directory: Directory = HERE) -> None:
-    """List what is registered, in counts; nothing here identifies anyone."""
+    """List what is registered, in counts as its registration found them; nothing here identifies anyone."""
     from client.dataset import named_of
     from client.registration import census_of
 
@@ -149,20 +149,21 @@ def data(directory: Directory = HERE) -> None:
     for entry in home.settings.data:
         census, task = census_of(entry), named_of(entry.task)
         use = record.uses.get(task)
+        counts = (census.accepted, census.patients, sum(census.refused.values())) if census else ("", "", "")
         cells = (
             entry.label,
-            _counts(census) or entry.kind,
-            census.accepted,
-            census.patients,
-            sum(census.refused.values()),
-            record.patients(task) if use else "register again",
+            (census and _counts(census)) or entry.kind,
+            *counts,
+            record.patients(task) if use and census else "register again",
             use.waiting if use else "",
             use.silent if use else "",
         )
         rows.append([*map(str, cells), entry.folder])
     heads = ("label", "classes", "cases", "patients", "left out", "used", "waiting", "silent", "folder")
     terminal.table(heads, rows)
-    terminal.plain("Used, waiting and silent are patients of all folders of a label, when it was registered.")
+    terminal.plain(
+        "Counts are as they were registered; used, waiting and silent are of all folders of a label."
+    )
 
 
 @app.command()
@@ -172,8 +173,10 @@ def forget(
     """Let the node use a folder no more."""
     from client.registration import forget as take_out
 
-    take_out(Home.load(directory), folder)
+    troubles = take_out(Home.load(directory), folder)
     console.print(f"[green]✓[/] {folder} is not used any more.", highlight=False)
+    for trouble in troubles:
+        console.print(f"  Note: {trouble}", highlight=False)
 
 
 @app.command()

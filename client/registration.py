@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +19,7 @@ from client.rows import Use
 from client.split import share_patients
 from client.tables import class_values
 from common.errors import ConfigError, DataError
-from common.files import locked
+from common.files import PRIVATE, locked, write_text
 from common.sections import Data, Task, TaskName
 from common.settings import validate
 
@@ -122,6 +123,7 @@ def register(
         progress=progress,
     ).census
     use = _settle(home, [*beside, entry], Data(image_size=image_size))
+    write_text(_census_file(entry), json.dumps(asdict(census), ensure_ascii=False), mode=PRIVATE)
     _write(home, (*known, entry))
     return Registration(entry, census, use)
 
@@ -142,28 +144,42 @@ def source_of(entry: Registered) -> Source:
     return Source(Path(entry.folder), Path(entry.state), labels, entry.adaptation_share)
 
 
-def census_of(entry: Registered) -> Census:
-    """Return the counts of a registered folder as it is now."""
-    source = source_of(entry)
-    return open_hospital(
-        source.folder, Data(), entry.task, state=source.state, labels=source.labels, share=source.share
-    ).census
+def census_of(entry: Registered) -> Census | None:
+    """Return the counts of a registered folder as its last registration found them; None: none are kept."""
+    try:
+        return Census(**json.loads(_census_file(entry).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _census_file(entry: Registered) -> Path:
+    """Return where a registration's counts are kept: beside what else is the hospital's own of the folder."""
+    return Path(entry.state) / f"census-{sha256(named_of(entry.task).encode()).hexdigest()[:16]}.json"
 
 
 @_alone
-def forget(home: Home, folder: Path) -> None:
-    """Take a folder out of the node's data; its files stay as they are, and its rows in the record."""
+def forget(home: Home, folder: Path) -> list[str]:
+    """Take a folder out of the node's data; its files stay as they are, and its rows in the record.
+
+    What is left of its labels is settled anew; return why that cannot be, label by label.
+    """
     target = str(folder.expanduser().resolve())
     kept = tuple(one for one in home.settings.data if one.folder != target)
     if len(kept) == len(home.settings.data):
         raise ConfigError(f"{folder}: is not registered; zamenis-hospital data lists what is.")
-    for gone in (one for one in home.settings.data if one.folder == target):
-        home.book.leave(named_of(gone.task))
+    gone = [one for one in home.settings.data if one.folder == target]
+    for each in gone:
+        home.book.leave(named_of(each.task))
     _write(home, kept)
-    for gone in (one for one in home.settings.data if one.folder == target):
-        left = [one for one in kept if (one.kind, one.label) == (gone.kind, gone.label)]
-        if left:
-            _settle(home, left, Data())
+    troubles = []
+    for each in gone:
+        left = [one for one in kept if (one.kind, one.label) == (each.kind, each.label)]
+        try:
+            if left:
+                _settle(home, left, Data())
+        except DataError as error:
+            troubles.append(f"{each.label} is answered with nothing now: {error}")
+    return troubles
 
 
 def _values(folder: Path, labels: Path | None, label: str) -> tuple[str, ...]:

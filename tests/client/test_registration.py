@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from client.home import Home, Keys
+from client.cli import app
+from client.home import Home, Keys, Registered
 from client.registration import census_of, forget, register
 from common.errors import ConfigError
 from tests.client.test_home import SETTINGS
@@ -27,6 +29,13 @@ def fresh(folder: Path, seed: int = 1) -> Path:
     return folder
 
 
+def counted(entry: Registered) -> int:
+    """Return how many cases a registration found."""
+    census = census_of(entry)
+    assert census is not None
+    return census.accepted
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder."""
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -41,7 +50,7 @@ def test_a_folder_is_not_written_to(home: Home, tmp_path: Path) -> None:
         done = register(Home.load(home.directory), archive, label="finding").registered
         states.append(Path(done.state))
         assert (states[-1] / "site.key").stat().st_mode & 0o777 == 0o600
-        assert census_of(done).accepted == 80
+        assert counted(done) == 80
     assert [contents(archive) for archive in archives] == before
     assert states[0] != states[1]
     assert {state.parent for state in states} == {home.state / "data"}
@@ -70,13 +79,40 @@ def test_registrations_at_once_meet_one_after_the_other(home: Home, tmp_path: Pa
     assert sorted(one.folder for one in left) == [str(archive) for archive in archives[2:]]
 
 
+def test_a_folder_is_counted_once_whatever_becomes_of_it(home: Home, tmp_path: Path) -> None:
+    """`data` reads no file again: a folder that is gone hides neither its own counts nor the others'."""
+    archives = [fresh(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    for archive in archives:
+        register(home, archive, label="finding")
+    shutil.rmtree(archives[0])
+    shown = CliRunner().invoke(app, ["data", "--dir", str(home.directory)])
+    assert shown.exit_code == 0
+    assert shown.output.count("80") == 4
+    for entry in Home.load(home.directory).settings.data:
+        assert all(path.stat().st_mode & 0o077 == 0 for path in Path(entry.state).rglob("*"))
+        shutil.rmtree(entry.state)
+    assert "register again" in CliRunner().invoke(app, ["data", "--dir", str(home.directory)]).output
+
+
+def test_forgetting_a_folder_tells_what_is_left_without_it(home: Home, tmp_path: Path) -> None:
+    """It is done, and what is left of the label cannot be summed: that is a note, and no failure."""
+    whole, few = fresh(tmp_path / "whole"), write_table_hospital(tmp_path / "few", seed=2, rows=12)
+    for archive in (whole, few):
+        register(home, archive, label="finding")
+    done = CliRunner().invoke(app, ["forget", str(whole), "--dir", str(home.directory)])
+    assert done.exit_code == 0
+    assert "is not used any more" in done.output
+    assert "finding is answered with nothing now" in " ".join(done.output.split())
+    assert [one.folder for one in Home.load(home.directory).settings.data] == [str(few)]
+
+
 def test_a_number_is_registered_as_one(home: Home, tmp_path: Path) -> None:
     """It has no classes; the same column can be registered for one task at a time."""
     archive = fresh(tmp_path / "a")
     done = register(home, archive, label="d", kind="regression")
     assert (done.registered.kind, done.registered.classes) == ("regression", ())
     assert done.census.per_class == {}
-    assert census_of(Home.load(home.directory).settings.data[0]).accepted == 80
+    assert counted(Home.load(home.directory).settings.data[0]) == 80
     with pytest.raises(ConfigError, match="classes mean nothing to a regression"):
         register(home, archive, label="d", kind="regression", classes=("a", "b"))
 
