@@ -85,6 +85,7 @@ def test_proofs_are_by_both_keys() -> None:
         + b"\x03\x32\x00"
         + NODE.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint),
     ],
+    ids=["no key", "another curve", "another kind", "a byte too many", "compressed"],
 )
 def test_a_node_key_has_one_spelling(der: bytes) -> None:
     """P-384, named curve, uncompressed, nothing after it: a key cannot be enrolled twice as two."""
