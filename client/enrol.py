@@ -15,6 +15,7 @@ import hmac
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from client.home import Home, Keys, NodeSettings, is_home
 from client.policy import guarded
 from common.enrolment import Application, Code, Welcome
 from common.errors import EnrolmentError, EnrolmentPending, EnrolmentRefused
-from common.files import fresh_folder, write_text
+from common.files import fresh_folder, locked_folder, write_text
 from common.identity import fingerprint
 from common.invitation import Invitation, fingerprint_of
 from common.wire import PROTOCOL
@@ -45,6 +46,14 @@ def join(token: str, directory: Path, *, clock: Clock = time.time) -> Home:
     _refuse_occupied(directory)
     coordinator = Coordinator(invitation.host, invitation.port)
     ca = _recognise(coordinator, invitation, clock)
+    with _alone(directory):
+        _refuse_occupied(directory)
+        return _enrol(coordinator, ca, invitation, directory, clock)
+
+
+def _enrol(
+    coordinator: Coordinator, ca: x509.Certificate, invitation: Invitation, directory: Path, clock: Clock
+) -> Home:
     unfinished = _Unfinished.of(invitation, directory)
     keys = unfinished.load()
     if keys is None:
@@ -67,6 +76,20 @@ def join(token: str, directory: Path, *, clock: Clock = time.time) -> Home:
     home = _write(directory, invitation, keys, ca, welcome)
     unfinished.remove()
     return home
+
+
+def _alone(directory: Path) -> ExitStack:
+    """Let one join at a time make a node in a folder: the next finds the node, or goes on with its keys."""
+    with ExitStack() as held:
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked_folder(directory.parent))
+        except OSError as error:
+            raise EnrolmentError(
+                f"{directory.parent}: cannot be used ({error.strerror}). Nothing was sent. "
+                "Name another folder; then use the same token."
+            ) from error
+        return held.pop_all()
 
 
 def _refuse_occupied(directory: Path) -> None:

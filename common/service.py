@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import ConfigError, ServiceError
-from common.files import PRIVATE
+from common.files import PRIVATE, locked_folder
 
 STARTING = 120.0
 """Seconds in which a service must have taken its lock."""
@@ -105,7 +105,7 @@ def status(folder: Path, name: str) -> int | None:
 def hold(folder: Path, name: str) -> Iterator[None]:
     """Be the service `name` of `folder` for as long as the context lasts; ServiceError where one runs."""
     path = _pid_file(folder, name)
-    with _alone(folder):
+    with locked_folder(folder):
         running = status(folder, name)
         if running:
             raise ServiceError(f"{name} runs already, as process {running}. Stop it first.")
@@ -181,17 +181,6 @@ def _spawn(program: str, argv: Sequence[str], log: Path) -> int:
         ],
         setsid=True,
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other starters of services in `folder` waiting."""
-    door = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(door)
 
 
 def _locked_file(path: Path) -> int:

@@ -144,22 +144,25 @@ def test_two_uses_of_one_token_at_once(there: Coordinator, tmp_path: Path) -> No
     """Two folders race; one is a node, the other is told, and exactly one node is known to Flower."""
     with online(there) as server, ThreadPoolExecutor(2) as pool:
         text = token(there.invite("a"), server)
-        tries = [pool.submit(join, text, tmp_path / name) for name in ("one", "two")]
+        tries = [pool.submit(join, text, tmp_path / name / "node") for name in ("one", "two")]
         failures = [attempt.exception() for attempt in tries]
     refused = [error for error in failures if error is not None]
     assert [getattr(error, "code", error) for error in refused] == ["used"]
-    assert len(left(tmp_path)) == 1
+    assert sorted(left(tmp_path / "one") + left(tmp_path / "two")) == ["node"]
     assert len(there.registry.nodes) == 1
 
 
-def test_the_same_join_twice_at_once(there: Coordinator, tmp_path: Path) -> None:
-    """Whatever both of them hear, there is one node's folder, and its keys are the enrolled ones."""
-    with online(there) as server, ThreadPoolExecutor(2) as pool:
+def test_the_same_join_at_once(there: Coordinator, tmp_path: Path) -> None:
+    """One makes the node with the keys that are enrolled; the others, waiting, are told of its folder."""
+    with online(there) as server, ThreadPoolExecutor(4) as pool:
         text = token(there.invite("a"), server)
-        tries = [pool.submit(join, text, tmp_path / "node") for _ in range(2)]
+        tries = [pool.submit(join, text, tmp_path / "node") for _ in range(4)]
         errors = [attempt.exception() for attempt in tries]
-    assert None in errors
-    assert all(error is None or isinstance(error, EnrolmentError) for error in errors)
+        assert server.applications == 1
+    refused = [error for error in errors if error is not None]
+    assert len(refused) == 3
+    assert all(type(error) is EnrolmentError and "holds a hospital's node" in str(error) for error in refused)
+    assert left(tmp_path) == ["node"]
     home = Home.load(tmp_path / "node")
     (entry,) = there.roster.entries()
     assert home.keys().identity.public_key().public_bytes_raw() == entry.identity_key
