@@ -3,7 +3,8 @@
 ZamenisError
 ├── ConfigError       a configuration file or command line that cannot mean anything
 ├── DataError         a hospital's folder that cannot be used at all
-│   └── Refused       one file that is left out of a run, with its reason; never stops anything
+│   ├── Refused       one file that is left out of a run, with its reason; never stops anything
+│   └── TooFewError   a round that too few hospitals can make; its run stops, and can be resumed
 ├── WireError         a message that breaks the contract between coordinator and hospital
 │   └── ProtocolError the other side runs another version
 ├── PolicyError       a message that asks for more than a hospital allows
@@ -44,6 +45,10 @@ class Refused(DataError):  # noqa: N818 - a verdict on one file, not a failure o
         super().__init__(f"{reason}: {remedy}" if remedy else reason)
 
 
+class TooFewError(DataError):
+    """A round that too few hospitals can make, or a training that learned nothing; it can be resumed."""
+
+
 class WireError(ZamenisError):
     """A message that breaks the contract between coordinator and hospital."""
 
@@ -55,9 +60,11 @@ class ProtocolError(WireError):
 class PolicyError(ZamenisError):
     """A message that asks for more than a hospital allows, by the `key` of its policy.toml."""
 
+    WORDS = "this hospital's policy does not allow it"
+
     def __init__(self, key: str) -> None:
         self.key = key
-        super().__init__(f"this hospital's policy does not allow it ({key} in its policy.toml).")
+        super().__init__(f"{self.WORDS} ({key} in its policy.toml).")
 
 
 class LinkError(ZamenisError):

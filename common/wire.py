@@ -51,7 +51,7 @@ REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003,
 """Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
 SUMS = ("loss-sum", "episodes", "weight", "within")
 """What a contribution has beside its delta."""
-SILENT = "did not answer in time"
+SILENT, ABSENT = "did not answer in time", "its node is not connected"
 WORDS = {
     REFUSED: "its data cannot be used for this run; the hospital's own log says why.",
     FAILED: "something failed there; the hospital's own log has the rest.",
@@ -63,7 +63,7 @@ WORDS = {
 LINK_WORDS = {
     ErrorCode.MESSAGE_UNAVAILABLE: SILENT,
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: SILENT,
-    ErrorCode.NODE_UNAVAILABLE: "its node is not connected",
+    ErrorCode.NODE_UNAVAILABLE: ABSENT,
 }
 """Our words for what a SuperLink says in a site's place; there a message's time is up a little earlier."""
 LONGEST_WORDS = 400

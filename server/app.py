@@ -22,6 +22,7 @@ from common.weights import Weights
 from common.wire import Description
 from server import checkpoint, columns, outer_loop
 from server.checkpoint import Checkpoint
+from server.cohort import cohort
 from server.groups import groups_of
 from server.secure import SecureSum
 from server.strategy import MetaStrategy
@@ -113,6 +114,8 @@ def _secure(
     if not identities:
         return []
     training, bits = config.training_of(algorithm), config.secure_aggregation.bits
+    needed = training.min_cohort or len(cohort(nodes, training.cohort, seed=config.seed, server_round=1))
+    least = needed if len(groups) == 1 else 0  # a group may lack some: the others have sums
     return [
         SecureSum(
             training,
@@ -120,6 +123,7 @@ def _secure(
             parameters,
             {site: nodes[site] for site in group},
             {site: identities[site] for site in group},
+            least,
         )
         for group in groups
     ]

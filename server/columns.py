@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from common import columns, wire
 from common.bounds import exact
 from common.config import Config
-from common.errors import DataError, WireError
+from common.errors import DataError, TooFewError, WireError
 from common.sections import Training
 from server.exchange import exchange
 from server.gather import Gathered, Plain
@@ -42,7 +42,8 @@ def statistics(
     }
     if identities:
         known = {site: identities[site] for site in nodes}
-        secure = SecureSum(training, columns.BITS, length, nodes, known)
+        least = training.min_cohort or len(nodes)
+        secure = SecureSum(training, columns.BITS, length, nodes, known, least)
         found = secure.gather(grid, messages, [])
         secure.finish(grid)
     else:
@@ -55,9 +56,9 @@ def statistics(
 def _statistics(found: Gathered, training: Training) -> columns.Statistics:
     mean = found.enough(training, WHEN)
     if mean is None:
-        raise DataError(
+        raise TooFewError(
             f"{WHEN}: {found.sites} hospitals answered, and training.min-cohort asks for "
-            f"{training.min_cohort}. Resume the run when more of them are there."
+            f"{training.min_cohort}.\n{found.why()}\nResume the run when more of them are there."
         )
     try:
         return columns.statistics(mean * found.sites)

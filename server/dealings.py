@@ -23,9 +23,9 @@ class Dealt:
     holders: Holders
     dealings: dict[str, Dealing] = field(default_factory=dict)
 
-    def ready(self, cohort: Sequence[str]) -> bool:
-        """Return whether enough of a cohort dealt to be summed."""
-        return len(self.among(cohort)) >= self.holders.threshold
+    def ready(self, cohort: Sequence[str], least: int) -> bool:
+        """Return whether enough of a cohort dealt to be summed, and no fewer than `least`."""
+        return len(self.among(cohort)) >= max(self.holders.threshold, least)
 
     def among(self, cohort: Sequence[str]) -> list[Dealing]:
         """Return the dealings of a cohort."""
@@ -50,10 +50,10 @@ class Dealings:
     """The last that was opened; 0: none yet."""
     _next: Dealt | None = None
 
-    def ready(self, cohort: Sequence[str]) -> Dealt | None:
+    def ready(self, cohort: Sequence[str], least: int) -> Dealt | None:
         """Return what was dealt for the open slot, where it is enough and no holder was sent out since."""
         dealt = self._next
-        if dealt is None or not dealt.ready(cohort):
+        if dealt is None or not dealt.ready(cohort, least):
             return None
         out = self.standing.out(dealt.holders.slot)
         return dealt if out.keys().isdisjoint(dealt.holders.sites) else None

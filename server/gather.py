@@ -12,17 +12,43 @@ from flwr.serverapp import Grid
 
 from common import wire
 from common.algorithms.algorithm import longest_delta
-from common.errors import DataError, SecAggError, WireError
+from common.errors import PolicyError, SecAggError, TooFewError, WireError
+from common.secagg.reasons import WORDS, Reason
 from common.sections import Training
 from common.weighting import most_weight
 from server.aggregate import Mean, aggregator, in_order
 from server.exchange import exchange
 from server.outer_loop import Vector
 from server.robust import Deltas
+from server.standing import SITS_OUT
 
 logger = logging.getLogger("zamenis.server")
 ROUNDING = 1e-5
 """Relative error that float32 may add to the length of a clipped delta."""
+NEXT_SLOT = "came too late to deal for this slot; it is asked for the next"
+OTHERS = "it was there; too few others were"
+COMING = frozenset({wire.ABSENT, wire.WORDS[wire.LOST], NEXT_SLOT})
+"""What is said of a hospital that can be back in a moment."""
+LASTING = frozenset(wire.WORDS[code] for code in (wire.REFUSED, wire.FORBIDDEN, wire.UNKNOWN_PROTOCOL)) | {
+    WORDS[reason]
+    for reason in (
+        Reason.BAD_LAYOUT,
+        Reason.BAD_THRESHOLD,
+        Reason.FINISHED_RUN,
+        Reason.LOW_THRESHOLD,
+        Reason.NOT_NAMED,
+        Reason.OTHER_LAYOUT,
+        Reason.OTHER_VERSION,
+        Reason.OVERFLOW,
+        Reason.SHARED_KEY,
+        Reason.SPARSE_GRAPH,
+        Reason.SPLIT_VIEWS,
+        Reason.TOO_FEW_HONEST,
+        Reason.UNTRUSTED,
+        Reason.WAITS_FOR_ALLOW,
+    )
+}
+"""What a hospital says that refuses this run until a person has changed something."""
 
 
 @dataclass
@@ -42,16 +68,39 @@ class Gathered:
     remarks: list[str] = field(default_factory=list)
     """What else a person should know of this round."""
 
+    def coming(self) -> list[str]:
+        """Return who is missing and can be back in a moment."""
+        return sorted(site for site, words in self.missing.items() if _passes(words))
+
+    def refusing(self) -> list[str]:
+        """Return who is missing, and will be until a person has changed something."""
+        return sorted(site for site, words in self.missing.items() if _lasts(words))
+
+    def why(self) -> str:
+        """Return why each site that is missing is, those with the same reason together."""
+        sites: dict[str, list[str]] = {}
+        for site, words in sorted(self.missing.items()):
+            sites.setdefault(words.rstrip("."), []).append(site)
+        return "\n".join(f"  {', '.join(names)}: {words}." for words, names in sites.items())
+
     def enough(self, training: Training, when: str) -> Vector | None:
         """Return the mean where `min_cohort` sites are in it, after saying who is not.
 
-        DataError: `min_cohort` is 0, so that none may be missing, and one is.
+        TooFewError: `min_cohort` is 0, so that none may be missing, and one is.
         """
         for site, words in self.missing.items():
             logger.warning("%s: %s is left out: %s", when, site, words)
         if self.missing and not training.min_cohort:
-            raise DataError("\n".join(f"{when}: {site}: {words}" for site, words in self.missing.items()))
+            raise TooFewError("\n".join(f"{when}: {site}: {words}" for site, words in self.missing.items()))
         return self.mean if self.sites >= training.min_cohort else None
+
+
+def _passes(words: str) -> bool:
+    return words in COMING or words.startswith(SITS_OUT)
+
+
+def _lasts(words: str) -> bool:
+    return words in LASTING or words.startswith(PolicyError.WORDS)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from common.secagg.numbers import default_colluders
 from common.secagg.reasons import Reason, refusal
 from common.sections import Training
 from server.dealings import Dealings, Dealt, same
-from server.gather import Gathered, collect
+from server.gather import NEXT_SLOT, OTHERS, Gathered, collect
 from server.rehearsal import Rehearsal
 from server.standing import Duty, Standing
 
@@ -47,6 +47,8 @@ class SecureSum:
     sites: Mapping[str, int]
     identities: Mapping[str, bytes]
     """Every site's identity key."""
+    least: int = 0
+    """Sites that a sum must cover, beside what the threshold asks: fewer are neither trained nor opened."""
     run: str = field(default_factory=lambda: secrets.token_hex(16))
     _clip: float = 0.0
 
@@ -76,14 +78,16 @@ class SecureSum:
                 self._rehearse(grid, cohort, found)
         else:
             self._take_sum(outcome, cohort, found)
-        self._standing.judge(duty.slot, duty.asked, duty.missed)
+        if duty.trained or not found.coming():  # who is waited for is not marked for being away
+            self._standing.judge(duty.slot, duty.asked, duty.missed)
         return found
 
     def _give_up(self, error: SecAggError, cohort: Sequence[str], found: Gathered) -> None:
-        logger.warning("a slot is given up: %s", error)
+        few = error.reason in (Reason.BAD_COHORT, Reason.TOO_FEW_SURVIVORS)
+        logger.warning("a slot is given up: %s", "too few hospitals are there for it." if few else error)
         if error.reason == Reason.UNRECOVERABLE and error.site:
             self._standing.bar(error.site, "what it dealt gives no secret")
-        given_up = dict.fromkeys(cohort, f"the slot is given up: {error}")
+        given_up = dict.fromkeys(cohort, OTHERS if few else f"the slot is given up: {error}")
         found.missing = given_up | {site: words for site, words in found.missing.items() if site in cohort}
 
     def _rehearse(self, grid: Grid, cohort: Sequence[str], found: Gathered) -> None:
@@ -119,7 +123,11 @@ class SecureSum:
 
     def _dealings(self, grid: Grid, cohort: Sequence[str], found: Gathered, duty: Duty) -> Dealt:
         """Return a slot's dealings: those that came with the last round, or new ones if these are too few."""
-        dealt = self._told.ready(cohort) or self._deal_anew(grid, cohort, found, duty)
+        dealt = self._told.ready(cohort, self.least)
+        if dealt:
+            found.missing |= dict.fromkeys(set(cohort) - dealt.dealings.keys(), NEXT_SLOT)
+        else:
+            dealt = self._deal_anew(grid, cohort, found, duty)
         duty.slot, found.barred = dealt.holders.slot, self._standing.out(dealt.holders.slot)
         found.missing |= found.barred
         return dealt
@@ -153,7 +161,9 @@ class SecureSum:
         duty: Duty,
     ) -> Slot:
         """Send the round's instructions with their plan, and take masked vectors and the next dealings."""
-        if not dealt.ready(sorted(instructions)):
+        if not dealt.ready(sorted(instructions), self.least):
+            for site in dealt.dealings:
+                found.missing.pop(site, None)
             raise refusal(Reason.BAD_COHORT)
         first = next(iter(instructions.values()))
         payload = Payload.of(*wire.payload_of(first))
@@ -175,6 +185,7 @@ class SecureSum:
                 self._told.keep(site, load(Dealing, secured.dealing))
 
         duty.expect(requests, "it dealt and did not mask")
+        duty.trained = True
         accusing = self._exchange(grid, messages, take, found.missing, timeout=self.training.round_timeout)
         for site in accusing:
             duty.done(site)
@@ -200,6 +211,8 @@ class SecureSum:
     def _unmask(self, grid: Grid, slot: Slot, duty: Duty) -> Outcome:
         """Ask the survivors for their shares and return the sum; where answers are too few, say whose."""
         asked = slot.request()
+        if len(asked.survivors) < self.least:
+            raise refusal(Reason.TOO_FEW_SURVIVORS)
         told = wire.Secured(self.run, request=dump(asked))
         seconds = self.training.round_timeout
         messages = {

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 logger = logging.getLogger("zamenis.server")
 MISS, LIMIT = 2, 4
 """Marks of a missed slot, and those at which a site sits out."""
+SITS_OUT = "sits out"
 SHORTEST, LONGEST = 4, 32
 """Slots that it sits out, the first time and at most."""
 
@@ -84,7 +85,7 @@ class Standing:
 
     def _send_out(self, site: str, record: Record, slot: int, why: str) -> None:
         record.until = slot + 1 + record.spell
-        record.why = f"sits out {record.spell} slots: {why}"
+        record.why = f"{SITS_OUT} {record.spell} slots: {why}"
         record.marks, record.spell = LIMIT - MISS, min(2 * record.spell, LONGEST)
         logger.warning("%s %s", site, record.why)
 
@@ -97,6 +98,8 @@ class Duty:
     """What the sites of one slot were asked to do, and who has not done it."""
 
     slot: int = 0
+    trained: bool = False
+    """Whether anybody was asked to train and mask; before that, nothing is lost by one who is away."""
     asked: set[str] = field(default_factory=set)
     missed: dict[str, str] = field(default_factory=dict)
     """What each site has not done yet, in words."""

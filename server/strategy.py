@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat, zip_longest
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -19,6 +20,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from common import wire
 from common.algorithms.algorithm import longest_delta
 from common.config import Config
+from common.errors import TooFewError
 from server.checkpoint import Checkpoint
 from server.clip import following
 from server.cohort import cohort
@@ -29,6 +31,8 @@ from server.outer_loop import OuterState, apply
 from server.secure import SecureSum
 
 logger = logging.getLogger("zamenis.server")
+PAUSES = (0.5, 1.0, 2.0, 5.0)
+"""Seconds between two looks for hospitals that are away; the last from there on."""
 OnRound = Callable[[Checkpoint], None]
 
 
@@ -88,8 +92,7 @@ class MetaStrategy(Strategy):
         """Fold the replies, as they come, into the next phi."""
         started = time.monotonic()
         parts = self._plain.gather(self._cohort(server_round), replies, self.state.clip)
-        found = self._together(parts)
-        return None, MetricRecord({**self._conclude(server_round, found, started)})
+        return None, MetricRecord({**self._conclude(server_round, self._together(parts), started)})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -105,28 +108,94 @@ class MetaStrategy(Strategy):
         """Run the rounds that are left, calling `on_round` after each with all that is needed to resume."""
         self.summary()
         for server_round in range(self.state.server_round + 1, self.training.rounds + 1):
-            if self.secure:
-                self._aggregate_securely(grid, server_round)
-            else:
-                messages = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
-                replies = exchange(grid, messages, timeout=self.training.round_timeout)
-                self.aggregate_train(server_round, (reply for _, reply in replies))
+            self._round(grid, server_round)
             self.on_round(Checkpoint(self.state, self.history, self.statistics, self.run))
         for secure in self.secure:
             secure.finish(grid)
         return Result()
 
-    def _aggregate_securely(self, grid: Grid, server_round: int) -> None:
-        """Take a round's sums, group after group; no message waits while another group is asked."""
+    def _round(self, grid: Grid, server_round: int) -> None:
+        """Take one round; where too few are there for it, wait for those who can be back in a moment.
+
+        TooFewError: they were not back within the round's timeout, or too many refuse, or this was the last
+        round and none has changed phi. The round is not spent: a resumed run takes it again.
+        """
         started = time.monotonic()
+        pauses = chain(PAUSES, repeat(PAUSES[-1]))
+        parts = self._gathered(grid, server_round, [])
+        found = self._together(parts)
+        if self._short(found) and found.coming():
+            away, seconds = ", ".join(found.coming()), self.training.round_timeout
+            logger.warning("round %d waits for %s, for %g s at most", server_round, away, seconds)
+        while self._short(found) and found.coming():
+            if not self._back(grid, found.coming(), started, next(pauses)):
+                break
+            parts = self._gathered(grid, server_round, parts)
+            found = self._together(parts)
+        self._stop_where_hopeless(server_round, found)
+        self._conclude(server_round, found, started)
+
+    def _back(self, grid: Grid, sites: Sequence[str], started: float, pause: float) -> bool:
+        """Return, after a pause, whether a node has come back before the round's time was over."""
+        awaited = {self.sites[site] for site in sites}
+        while True:
+            left = started + self.training.round_timeout - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            if awaited <= set(grid.get_node_ids()):
+                return True
+
+    def _short(self, found: Gathered) -> bool:
+        return found.mean is None or found.sites < self._least
+
+    def _stop_where_hopeless(self, server_round: int, found: Gathered) -> None:
+        """Raise TooFewError where trying on would spend rounds and change nothing."""
+        if not self._short(found):
+            return
+        asked = len(self._cohort(server_round))
+        untaught = not any(entry["sites"] for entry in self.history)
+        if found.coming():
+            remedy = "Nothing finished is lost: resume the run when they are back."
+        elif not self.training.min_cohort:
+            return  # whoever is missing is named, whatever the reason
+        elif asked - len(found.refusing()) < self._least:
+            remedy = "Nothing finished is lost: put that right, then resume the run."
+        elif untaught and server_round == self.training.rounds:
+            remedy = "No round has changed the model. Put that right, then resume the run."
+        else:
+            return
+        raise TooFewError(
+            f"round {server_round}: of {asked} hospitals {found.sites} took part, and a round needs "
+            f"{self._least}.\n{found.why()}\n{remedy}"
+        )
+
+    @property
+    def _least(self) -> int:
+        """Hospitals that a round needs; of one alone there is no sum."""
+        return max(self.training.min_cohort or len(self._cohort(1)), 2 if self.secure else 1)
+
+    def _gathered(self, grid: Grid, server_round: int, before: Sequence[Gathered]) -> list[Gathered]:
+        """Take a round's mean, or its sums, group after group; no message waits while another group is asked.
+
+        A sum that was opened `before` stands: it must not be opened again over others.
+        """
+        if not self.secure:
+            messages = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
+            replies = exchange(grid, messages, timeout=self.training.round_timeout)
+            coming = (reply for _, reply in replies)
+            return self._plain.gather(self._cohort(server_round), coming, self.state.clip)
         last = server_round == self.training.rounds
         now, following = self._cohort(server_round), [] if last else self._cohort(server_round + 1)
         parts = []
-        for secure in self.secure:
-            instructions = self._instructions(server_round, [site for site in now if site in secure.sites])
-            then = [site for site in following if site in secure.sites]
-            parts.append(secure.gather(grid, instructions, then, self.state.clip))
-        self._conclude(server_round, self._together(parts), started)
+        for secure, part in zip_longest(self.secure, before):
+            if part is None or part.mean is None:
+                wanted = [site for site in now if site in secure.sites]
+                then = [site for site in following if site in secure.sites]
+                instructions = self._instructions(server_round, wanted)
+                part = secure.gather(grid, instructions, then, self.state.clip)
+            parts.append(part)
+        return parts
 
     def _together(self, parts: Sequence[Gathered]) -> Gathered:
         return together(self.training, self.groups, parts) if self.groups else parts[0]

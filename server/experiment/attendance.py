@@ -16,7 +16,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from common.config import Config
-from common.errors import DataError
+from common.errors import DataError, TooFewError
 from common.files import write_text
 from common.wire import Description, description_of
 from server import evaluation
@@ -50,9 +50,21 @@ def attend(grid: Grid, config: Config, out: Path, roll: Roll | None, on_reply: C
     sites = _of_one_shape(present.sites, roll)
     if not sites:
         raise DataError("no hospital can take part; " + (" ".join(present.troubles) or "none is connected."))
+    _refuse_too_few(config, sites, roll)
     told = {site: asdict(description) for site, (_, description) in sites.items()}
     write_text(path, json.dumps(told, indent=1))
     return sites
+
+
+def _refuse_too_few(config: Config, sites: Sites, roll: Roll) -> None:
+    """Raise TooFewError where a run would begin with fewer hospitals than its rounds need."""
+    least = max(config.training_of(name).min_cohort for name in config.experiment.algorithms)
+    if len(sites) < least:
+        away = ", ".join(sorted(set(roll.names.values()) - sites.keys()))
+        raise TooFewError(
+            f"{len(sites)} hospitals take part, and training.min-cohort asks for {least}. Not there: "
+            f"{away or 'nobody else is enrolled'}. Resume the run once they are."
+        )
 
 
 def _of_one_shape(sites: Sites, roll: Roll) -> Sites:

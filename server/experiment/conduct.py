@@ -74,6 +74,7 @@ def conduct(
     initial = {name: shared_weights(config, name, shape) for name in config.experiment.algorithms}
     hospitals = {name: told for name, (_, told) in sorted(sites.items()) if not name.startswith(POOL)}
     plan = Plan(config, list(hospitals))
+    plan.check_cohorts()
     plan.check_groups()
     if identities:
         plan.check_sums(FEWEST)

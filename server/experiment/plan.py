@@ -126,6 +126,19 @@ class Plan:
                 "fewer out: adaptation.folds = 0 chooses no recipes, experiment.shots = [] judges nowhere."
             )
 
+    def check_cohorts(self) -> None:
+        """Raise ConfigError where a training has fewer hospitals than its rounds need."""
+        for one in self.trainings():
+            least = self.config.training_of(one.algorithm).min_cohort
+            there = len(self.hospitals) - len(one.excluded)
+            if there < least and not ALGORITHMS[one.algorithm].pooled:
+                raise ConfigError(
+                    f"training.min-cohort = {least}: a training has {there} of {len(self.hospitals)} "
+                    f"hospitals, the others being held out. Have {least + len(one.excluded)}, ask for fewer, "
+                    "or hold fewer out: adaptation.folds = 0 chooses no recipes, experiment.shots = [] "
+                    "judges nowhere."
+                )
+
     def check_groups(self) -> None:
         """Raise ConfigError where a training has too few hospitals for the groups that are to bear liars."""
         for one in self.trainings():

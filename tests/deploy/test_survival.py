@@ -128,18 +128,46 @@ def test_a_silent_hospital_is_left_out_and_welcome_again(stage: Rehearsal, run_f
     assert "site-1 is left out: did not answer in time" in run.log
 
 
-def test_too_few_hospitals_leave_phi_as_it_was(stage: Rehearsal, run_file: Path) -> None:
-    """Below min-cohort a round changes nothing; with min-cohort 0 the run stops and can be resumed."""
+def test_too_few_hospitals_end_a_run_that_would_learn_nothing(stage: Rehearsal, run_file: Path) -> None:
+    """Two are there where a round needs three: the run ends at once, says why, and publishes nothing."""
     stage.tell("site-1", "pause")
     try:
         until(lambda: "site-1" not in online(stage))
-        run = Attempt(
-            stage, "run", str(run_file), "--set", "training.min-cohort=3", "--set", "training.rounds=2"
-        )
-        run.end()
-        assert ["delta-norm" in one for one in run.rounds()] == [False, False]
+        run = Attempt(stage, "run", str(run_file), "--set", "training.min-cohort=3")
+        told = run.end(code=2)
     finally:
         stage.tell("site-1", "unpause")
+    assert "2 hospitals take part, and training.min-cohort asks for 3" in told
+    assert run.rounds() == []
+    assert not (run.folder / "phi.safetensors").exists()
+
+
+def test_a_service_that_restarts_costs_no_round_of_a_run_that_needs_everybody(
+    stage: Rehearsal, run_file: Path
+) -> None:
+    """More rounds than a reconnection takes: none passes while hospitals are finding the service again."""
+    over = ("--set", "training.rounds=60", "--set", "training.min-cohort=3")
+    run = Attempt(stage, "run", str(run_file), *over)
+    run.after(1)
+    pid = service.status(stage.coordinator, "superlink")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: service.status(stage.coordinator, "superlink") is None)
+    stage.coordinate("start")
+    run.end(within=200)
+    assert [one["sites"] for one in run.rounds()] == [3] * 60
+
+
+def test_a_run_waits_for_a_node_that_restarts(stage: Rehearsal, run_file: Path) -> None:
+    """One of three signs off and on again in a run that needs three: no round passes without it."""
+    over = ("--set", "training.rounds=60", "--set", "training.min-cohort=3")
+    run = Attempt(stage, "run", str(run_file), *over)
+    run.after(1)
+    stage.tell("site-2", "stop")
+    until(lambda: "waits for site-2" in run.log or run.process.poll() is not None)
+    stage.start("site-2")
+    run.end(within=200)
+    assert [one["sites"] for one in run.rounds()] == [3] * 60
 
 
 def test_a_run_without_quorum_stops_at_a_missing_hospital_and_goes_on(
@@ -208,18 +236,32 @@ def test_a_hospital_that_is_killed_in_a_secure_run_costs_slots_and_comes_back(
     stage: Rehearsal, run_file: Path
 ) -> None:
     """Of three nobody may drop: phi stays as it was until the third is back; its keys and log are on disk."""
-    over = ("--set", "training.rounds=500", "--set", "training.round-timeout=8")
+    over = ("--set", "training.rounds=500", "--set", "training.round-timeout=20")
     run = Attempt(stage, "run", str(run_file), *SECURE, *over)
     run.after(1)
     os.kill(node_process(stage, "site-3"), signal.SIGKILL)
     until(lambda: service.status(stage.node("site-3"), "node") is None)
-    until(lambda: any(one["sites"] == 0 for one in run.rounds()))
+    lost = len(run.rounds())
     stage.start("site-3")
-    until(lambda: run.rounds()[-1]["sites"] == 3, within=120)
+    until(lambda: len(run.rounds()) > lost + 3 and run.rounds()[-1]["sites"] == 3, within=120)
     run.kill()
     rounds = run.rounds()
-    assert {one["sites"] for one in rounds} == {0, 3}
+    assert {one["sites"] for one in rounds} <= {0, 3}
     assert all("delta-norm" not in one for one in rounds if one["sites"] == 0)
+
+
+def test_a_coordinator_that_is_killed_in_a_secure_run_resumes_to_the_same_bits(
+    stage: Rehearsal, summed: torch.Tensor, run_file: Path
+) -> None:
+    """Killed twice, somewhere between dealing and unmasking: new keys, new slots, the same weights."""
+    run = Attempt(stage, "run", str(run_file), *SECURE)
+    for rounds in (1, 2):
+        run.after(rounds)
+        run.kill()
+        run = Attempt(stage, "resume", run.name)
+    run.end(within=200)
+    assert [one["sites"] for one in run.rounds()] == [3] * ROUNDS, run.log
+    assert torch.equal(phi(run.folder), summed)
 
 
 def test_a_superlink_that_is_killed_in_a_secure_run_changes_nothing(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 
 from client.app import app as client_app
 from client.site import NodeConfig
@@ -47,10 +48,10 @@ def settings(*over: str) -> Config:
 class Lossy(InProcessGrid):
     """A grid on which chosen messages never arrive; it answers for them at once, as a SuperLink does."""
 
-    def __init__(self, nodes: list[NodeConfig], lost: Lost) -> None:
+    def __init__(self, nodes: list[NodeConfig], lost: Lost, code: int = ErrorCode.NODE_UNAVAILABLE) -> None:
         super().__init__(client_app, nodes, workers=1)
         self._names = [str(node["site"]) for node in nodes]
-        self.lost = lost
+        self.lost, self.code = lost, code
         self._turns: dict[tuple[str, str], int] = {}
         self.sent: list[tuple[str, str]] = []
 
@@ -67,7 +68,7 @@ class Lossy(InProcessGrid):
             if self.lost(kind, site, turn):
                 identifier = str(10**9 + len(self.sent))
                 message.metadata.__dict__["_message_id"] = identifier
-                self._done[identifier] = wire.refuse(message, 2, "Node Unavailable")
+                self._done[identifier] = wire.refuse(message, self.code, "in the words of Flower")
                 ids.append(identifier)
             else:
                 kept.append(message)

@@ -94,7 +94,7 @@ def test_of_three_nobody_may_drop_and_the_next_round_goes_on(five: Make) -> None
         given_up = each.securely(1)
         assert given_up.mean is None
         assert set(given_up.missing) == set(each.nodes)
-        assert "given up" in given_up.missing["site-1"]
+        assert "too few others" in given_up.missing["site-1"]
         grid.lost = NEVER
         same_mean(each.securely(2), each.plainly(each.nodes, 2), each.bound(3))
 
