@@ -146,7 +146,7 @@ def test_a_service_that_restarts_costs_no_round_of_a_run_that_needs_everybody(
     stage: Rehearsal, run_file: Path
 ) -> None:
     """More rounds than a reconnection takes: none passes while hospitals are finding the service again."""
-    over = ("--set", "training.rounds=60", "--set", "training.min-cohort=3")
+    over = ("--set", "training.rounds=20", "--set", "training.min-cohort=3")
     run = Attempt(stage, "run", str(run_file), *over)
     run.after(1)
     pid = service.status(stage.coordinator, "superlink")
@@ -155,19 +155,19 @@ def test_a_service_that_restarts_costs_no_round_of_a_run_that_needs_everybody(
     until(lambda: service.status(stage.coordinator, "superlink") is None)
     stage.coordinate("start")
     run.end(within=200)
-    assert [one["sites"] for one in run.rounds()] == [3] * 60
+    assert [one["sites"] for one in run.rounds()] == [3] * 20
 
 
 def test_a_run_waits_for_a_node_that_restarts(stage: Rehearsal, run_file: Path) -> None:
     """One of three signs off and on again in a run that needs three: no round passes without it."""
-    over = ("--set", "training.rounds=60", "--set", "training.min-cohort=3")
+    over = ("--set", "training.rounds=20", "--set", "training.min-cohort=3")
     run = Attempt(stage, "run", str(run_file), *over)
     run.after(1)
     stage.tell("site-2", "stop")
     until(lambda: "waits for site-2" in run.log or run.process.poll() is not None)
     stage.start("site-2")
     run.end(within=200)
-    assert [one["sites"] for one in run.rounds()] == [3] * 60
+    assert [one["sites"] for one in run.rounds()] == [3] * 20
 
 
 def test_a_run_without_quorum_stops_at_a_missing_hospital_and_goes_on(
