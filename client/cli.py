@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from client.rows import Use
 
 SERVICE = "node"
+LOOK = 0.1
+"""Seconds between two looks at a node that starts."""
 
 app = terminal.command_line(
     "Run a hospital's node: its data stay here, and so does every decision about them."
@@ -204,8 +207,7 @@ def start(
     elif foreground:
         _serve(home)
     else:
-        pid = service.start(argv, folder=home.directory, name=SERVICE)
-        console.print(f"[green]✓[/] {home.settings.site} is running (process {pid}).", highlight=False)
+        _start(home, argv)
         console.print("  zamenis-hospital status tells how it is; its log is logs/node.log.", highlight=False)
         if not home.settings.data:
             terminal.plain("  Nothing is registered yet: zamenis-hospital register FOLDER --label NAME")
@@ -327,6 +329,25 @@ def rejoin(directory: Directory = HERE) -> None:
 
     count = vault_of(Home.load(directory)).rejoin()
     console.print(f"[green]✓[/] {count} unfinished meta-trainings go on with new keys.", highlight=False)
+
+
+def _start(home: Home, argv: list[str], patience: float = 30.0) -> None:
+    """Start the node and say how it is: connected, or running and not connected yet, and why."""
+    from client.node import CONNECTED, STARTING, state_of, status_file
+
+    if not service.status(folder=home.directory, name=SERVICE):
+        status_file(home).unlink(missing_ok=True)  # what an earlier node said of itself
+    pid = service.start(argv, folder=home.directory, name=SERVICE)
+    deadline = time.monotonic() + patience
+    while (told := state_of(home)).state == STARTING and time.monotonic() < deadline:
+        if not service.status(folder=home.directory, name=SERVICE):
+            raise ServiceError(f"the node ended as it started; {home.logs / 'node.log'} says why.")
+        time.sleep(LOOK)
+    if told.state == CONNECTED:
+        console.print(f"[green]✓[/] {home.settings.site} is connected (process {pid}).", highlight=False)
+        return
+    because = f": {told.why}" if told.why else "."
+    terminal.plain(f"{home.settings.site} runs (process {pid}) and is not connected: {told.state}{because}")
 
 
 def _refuse_root(home: Home, *, owner: bool) -> None:

@@ -39,7 +39,7 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds until a lost line is tried again, doubling."""
 BETWEEN_ROSTERS = 3600.0
 """Seconds between two questions for who is there and who vouches for whom."""
-WAITING = "waiting to try again"
+STARTING, CONNECTED, WAITING = "starting", "connected", "waiting to try again"
 ASLEEP = 5.0
 """Seconds between two looks at whether the node may work again."""
 
@@ -75,7 +75,7 @@ class Node:
 
     def run(self) -> None:
         """Work until `stopping` is set; whatever happens to the line, try again."""
-        self._tell("starting")
+        self._tell(STARTING)
         self._worker.start()
         vault_of(self.home).tidy()
         retry = FIRST_RETRY
@@ -88,7 +88,7 @@ class Node:
                 try:
                     with self._line() as line:
                         retry = FIRST_RETRY
-                        self._tell("connected")
+                        self._tell(CONNECTED)
                         self._serve(line)
                 except NotAdmittedError as error:
                     retry = self._wait(retry, compare_clocks(self.home) or str(error))
@@ -122,7 +122,7 @@ class Node:
             self._unsent = None
             last = time.monotonic()
             self._answered += 1
-            self._tell("connected")
+            self._tell(CONNECTED)
 
     def _meet(self) -> None:
         """Hear once in a while who is there and who vouches for whom; without an answer go on."""
@@ -260,7 +260,7 @@ def state_of(home: Home) -> State:
         told = json.loads(status_file(home).read_text(encoding="utf-8"))
         return State(told["state"], told["why"], told["answered"], told["open"])
     except (OSError, ValueError, KeyError):
-        return State("starting")
+        return State(STARTING)
 
 
 def _reach(home: Home, config: NodeConfig) -> Reach:

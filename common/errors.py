@@ -5,6 +5,7 @@ ZamenisError
 ├── DataError         a hospital's folder that cannot be used at all
 │   ├── Refused       one file that is left out of a run, with its reason; never stops anything
 │   └── TooFewError   a round that too few hospitals can make; its run stops, and can be resumed
+│       └── NothingLearnedError   so, and no round before has changed the model
 ├── WireError         a message that breaks the contract between coordinator and hospital
 │   └── ProtocolError the other side runs another version
 ├── PolicyError       a message that asks for more than a hospital allows
@@ -17,8 +18,8 @@ ZamenisError
 └── SecAggError       a step of secure aggregation that was refused, with its reason
 
 Every message names what is wrong (file or field), the rule, and what to do. A command that meets a
-`ZamenisError` prints that one message and exits with code 2. Messages never hold a value of a DICOM
-element: they may be shown, logged, or sent.
+`ZamenisError` prints that one message and exits with its code: 2 or, where a run learned nothing, 3.
+Messages never hold a value of a DICOM element: they may be shown, logged, or sent.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from __future__ import annotations
 
 class ZamenisError(Exception):
     """Something that a person has to put right; its text says what and how."""
+
+    exit_code = 2
+    """What a command ends with."""
 
 
 class ConfigError(ZamenisError):
@@ -46,7 +50,13 @@ class Refused(DataError):  # noqa: N818 - a verdict on one file, not a failure o
 
 
 class TooFewError(DataError):
-    """A round that too few hospitals can make, or a training that learned nothing; it can be resumed."""
+    """A round that too few hospitals can make; its run stops, and can be resumed."""
+
+
+class NothingLearnedError(TooFewError):
+    """A run that stops, or is over, and no round has changed the model."""
+
+    exit_code = 3
 
 
 class WireError(ZamenisError):

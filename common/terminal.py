@@ -39,7 +39,7 @@ def run(app: typer.Typer, *, interrupted: str) -> None:
     except ZamenisError as error:
         errors.print("[bold red]Error[/]", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         errors.print("[bold red]Error[/]", end=" ")
         told = f"{error.filename or 'this machine'}: {error.strerror}."

@@ -200,17 +200,22 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. training.rounds=50."),
     ] = None,
+    hospitals: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Ask these alone; default: all that are enrolled.")
+    ] = "",
+    wait: Annotated[
+        float, typer.Option(min=0, max=DAY, metavar="SECONDS", help="Wait so long for who is not connected.")
+    ] = 0.0,
     directory: Directory = HERE,
 ) -> None:
     """Meta-train with the hospitals that are connected, and report."""
     from common import config as configuration
-    from server.control import Control
-    from server.runs import new_run
+    from server.runs import new_run, wait_for
 
     federation = Federation.load(directory)
-    loaded = configuration.load(config, set_ or [])
-    Control(federation).nodes()  # nothing is begun while the service is down
-    begun = new_run(federation, loaded)
+    loaded, chosen = configuration.load(config, set_ or []), terminal.listed(hospitals)
+    wait_for(federation, chosen, wait, terminal.plain)  # nothing is begun while the service is down
+    begun = new_run(federation, loaded, chosen)
     _carry_out(federation, begun.name)
 
 
@@ -231,9 +236,8 @@ def runs(directory: Directory = HERE) -> None:
     rows = []
     for one in all_runs(Federation.load(directory)):
         config = one.config
-        state = "finished" if one.finished else "unfinished"
         named, hospitals = ", ".join(config.experiment.algorithms), ", ".join(one.hospitals)
-        rows.append((one.name, state, str(config.training.rounds), named, hospitals))
+        rows.append((one.name, str(one.end.state), str(config.training.rounds), named, hospitals))
     terminal.table(("run", "state", "rounds", "algorithms", "hospitals"), rows)
 
 
@@ -241,11 +245,14 @@ def runs(directory: Directory = HERE) -> None:
 def show(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")], directory: Directory = HERE
 ) -> None:
-    """Show what a finished run found."""
+    """Show what a finished run found; of another, how it is, why, and what to do."""
     from server.runs import find_run
 
     one = find_run(Federation.load(directory), name)
-    _tell(one.results, one.folder)
+    if one.finished:
+        _tell(one.results, one.folder)
+    else:
+        terminal.plain(one.unfinished())
 
 
 @app.command()
@@ -293,11 +300,11 @@ def _last_seen(federation: Federation) -> dict[int, str]:
 
 
 def _carry_out(federation: Federation, name: str) -> None:
-    from server.runs import carry_out, find_run
+    from server.runs import PROCESS, carry_out, find_run
 
     one = find_run(federation, name)
     command = shlex.join(["zamenis-coordinator", *sys.argv[1:]])
-    with service.hold(folder=one.folder, name="run"), ConsoleProgress() as progress:
+    with service.hold(folder=one.folder, name=PROCESS), ConsoleProgress() as progress:
         console.print(f"Run {one.name}", highlight=False)
         found = carry_out(federation, one, progress, progress.note, command=command)
     _tell(found, one.folder)

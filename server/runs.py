@@ -1,6 +1,7 @@
 """A coordinator's runs: each a folder that says everything of it, and can be gone on with.
 
-`config.toml`, `sites.json` (who took part), `training/` and `answers/` (what is finished), and at the end
+`config.toml`, `chosen.json` (whom it is for, where that was said), `sites.json` (who took part), `training/`
+and `answers/` (what is finished), `end.json` (how it ended, where it did not finish), and at the end
 `results.json`, `report.html`, `phi.safetensors` and `tensorboard/`, as the simulator writes them.
 """
 
@@ -9,17 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from common import config as configuration
+from common import service
 from common.algorithms import ALGORITHMS
 from common.config import Config
-from common.errors import ConfigError, LinkError
+from common.errors import ConfigError, LinkError, NothingLearnedError, ZamenisError
 from common.files import write_text
-from server.entry import Status
+from server.control import Control
+from server.entry import Entry, Status
 from server.experiment.attendance import Roll
 from server.experiment.conduct import Outcome, Progress, conduct
 from server.experiment.results import results
@@ -41,7 +46,32 @@ HOLDS_OUT = (
     "difference of two sums is that one's own update. Hospitals whose policy does not say hold-out = true "
     "take no part. experiment.shots = [] trains over all of them and publishes phi."
 )
+LOOK = 0.5
+"""Seconds between two looks at who is connected."""
 CONFIG = "config.toml"
+CHOSEN = "chosen.json"
+END = "end.json"
+PROCESS = "run"
+"""The name under which the process that carries a run out holds its folder (`common.service`)."""
+
+
+class State(StrEnum):
+    """How a run is."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    REFUSED = "refused"
+    NOTHING_LEARNED = "learned nothing"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended that did not finish, and why."""
+
+    state: State
+    why: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +96,25 @@ class Run:
         return (self.folder / RESULTS).is_file()
 
     @property
+    def end(self) -> End:
+        """How the run is; why, where it ended without having finished."""
+        if service.status(self.folder, PROCESS):
+            return End(State.RUNNING, "")
+        if self.finished:
+            return End(State.FINISHED, "")
+        try:
+            told = json.loads((self.folder / END).read_text(encoding="utf-8"))
+            return End(State(told["state"]), str(told["why"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return End(State.INTERRUPTED, "")
+
+    @property
+    def chosen(self) -> frozenset[str]:
+        """The hospitals that the run is for; none: all that are enrolled."""
+        path = self.folder / CHOSEN
+        return frozenset(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ())
+
+    @property
     def hospitals(self) -> list[str]:
         """Who took part; nobody before the run's first start."""
         path = self.folder / "sites.json"
@@ -75,9 +124,17 @@ class Run:
     def results(self) -> Mapping[str, Any]:
         """What was found. Raises ConfigError where the run has not finished."""
         if not self.finished:
-            raise ConfigError(f"run {self.name} has not finished; zamenis-coordinator resume {self.name}.")
+            raise ConfigError(self.unfinished())
         found: Mapping[str, Any] = json.loads((self.folder / RESULTS).read_text(encoding="utf-8"))
         return found
+
+    def unfinished(self) -> str:
+        """Return how a run is that has not finished, why, and what to do."""
+        end = self.end
+        if end.state is State.RUNNING:
+            return f"run {self.name} is still running."
+        why = f":\n{end.why}\n" if end.why else "; "
+        return f"run {self.name} has not finished ({end.state}){why}zamenis-coordinator resume {self.name}."
 
 
 def all_runs(federation: Federation) -> list[Run]:
@@ -96,13 +153,48 @@ def find_run(federation: Federation, name: str) -> Run:
     return runs[name]
 
 
-def new_run(federation: Federation, config: Config) -> Run:
-    """Write down a new run; nothing is computed yet."""
+def new_run(federation: Federation, config: Config, hospitals: Collection[str] = ()) -> Run:
+    """Write down a new run, of these hospitals or all; nothing is computed yet."""
     names = {run.name for run in all_runs(federation)}
     name = next(name for number in range(1, 10**6) if (name := f"run-{number:03}") not in names)
     folder = federation.runs / name
-    write_text(folder / CONFIG, deployable(config).to_toml())
+    text = deployable(config).to_toml()
+    if hospitals:
+        write_text(folder / CHOSEN, json.dumps(sorted(hospitals)))
+    write_text(folder / CONFIG, text)
     return Run(folder)
+
+
+def enrolled(federation: Federation) -> dict[str, Entry]:
+    """Return the enrolled hospitals by name."""
+    entries = Roster(federation.roster).entries()
+    return {one.hospital: one for one in entries if one.status is Status.ENROLLED}
+
+
+def wait_for(
+    federation: Federation, hospitals: Collection[str], seconds: float, tell: Callable[[str], None]
+) -> None:
+    """Wait so long at most until these hospitals, or all that are enrolled, are connected.
+
+    Raises ConfigError where one is not enrolled.
+    """
+    here = enrolled(federation)
+    if strangers := sorted(set(hospitals) - here.keys()):
+        raise ConfigError(
+            f"--hospitals: {', '.join(strangers)}: not enrolled. Enrolled are {', '.join(here) or 'none'}."
+        )
+    wanted = {one.node_id: name for name, one in here.items() if name in hospitals or not hospitals}
+    control, deadline, told = Control(federation), time.monotonic() + seconds, ""
+    while True:
+        online = {node.node_id for node in control.nodes() if node.status == "online"}
+        away = ", ".join(sorted(name for node, name in wanted.items() if node not in online))
+        left = deadline - time.monotonic()
+        if not away or left <= 0:
+            return
+        if away != told:
+            tell(f"Waiting for {away}, for {left:.0f} s at most.")
+            told = away
+        time.sleep(min(LOOK, left))
 
 
 def deployable(config: Config) -> Config:
@@ -120,9 +212,35 @@ def deployable(config: Config) -> Config:
 def carry_out(
     federation: Federation, run: Run, progress: Progress, tell: Callable[[str], None], *, command: str
 ) -> Mapping[str, Any]:
-    """Begin or go on with `run` until its results stand; a SuperLink that is gone is waited for."""
+    """Begin or go on with `run` until its results stand; a SuperLink that is gone is waited for.
+
+    Where it ends otherwise, `run.end` says how and why from then on.
+    """
     log_to(run.folder / "run.log")
     logging.getLogger("zamenis").addHandler(Aloud(tell))
+    (run.folder / END).unlink(missing_ok=True)
+    try:
+        return _carry_out(federation, run, progress, tell, command=command)
+    except NothingLearnedError as error:
+        _write_end(run, State.NOTHING_LEARNED, str(error))
+        raise
+    except ZamenisError as error:
+        _write_end(run, State.REFUSED, str(error))
+        raise
+    except Exception as error:
+        logger.exception("the run failed")
+        _write_end(run, State.FAILED, f"{type(error).__name__}; {run.folder / 'run.log'} has the rest.")
+        raise
+
+
+def _write_end(run: Run, state: State, why: str) -> None:
+    with suppress(OSError):  # a full disk is the likeliest end of all
+        write_text(run.folder / END, json.dumps(asdict(End(state, why))))
+
+
+def _carry_out(
+    federation: Federation, run: Run, progress: Progress, tell: Callable[[str], None], *, command: str
+) -> Mapping[str, Any]:
     config = run.config
     if config.secure_aggregation.where == "nowhere":
         tell(UNMASKED)
@@ -145,8 +263,8 @@ def _through_outages(
         try:
             with open_run(federation, run.folder / "flower-run") as grid:
                 retry, begun = 1.0, True
-                entries = Roster(federation.roster).entries()
-                entries = tuple(one for one in entries if one.status is Status.ENROLLED)
+                here = enrolled(federation)
+                entries = [one for name, one in here.items() if name in run.chosen or not run.chosen]
                 names = {one.node_id: one.hospital for one in entries}
                 training = config.training_of(config.experiment.algorithms[0])
                 roll = Roll(names, max(training.round_timeout, config.experiment.timeout), tell)

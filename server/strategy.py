@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from common import wire
 from common.algorithms.algorithm import longest_delta
 from common.config import Config
-from common.errors import TooFewError
+from common.errors import NothingLearnedError, TooFewError
 from server.checkpoint import Checkpoint
 from server.clip import following
 from server.cohort import cohort
@@ -154,7 +154,7 @@ class MetaStrategy(Strategy):
         if not self._short(found):
             return
         asked = len(self._cohort(server_round))
-        untaught = not any(entry["sites"] for entry in self.history)
+        untaught = not any("delta-norm" in entry for entry in self.history)
         if found.coming():
             remedy = "Nothing finished is lost: resume the run when they are back."
         elif not self.training.min_cohort:
@@ -165,7 +165,8 @@ class MetaStrategy(Strategy):
             remedy = "No round has changed the model. Put that right, then resume the run."
         else:
             return
-        raise TooFewError(
+        stopped = NothingLearnedError if untaught else TooFewError
+        raise stopped(
             f"round {server_round}: of {asked} hospitals {found.sites} took part, and a round needs "
             f"{self._least}.\n{found.why()}\n{remedy}"
         )

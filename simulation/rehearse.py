@@ -93,9 +93,9 @@ class Rehearsal:
         self.tell(folder.name, "register", str(folder), *label, *read, *split)
         self.start(folder.name)
 
-    def start(self, hospital: str) -> None:
+    def start(self, hospital: str) -> str:
         """Start a hospital's node; a rehearsal that runs as root, as in a container, says that it may."""
-        self.tell(hospital, "start", *(["--as-root"] if os.geteuid() == 0 else []))
+        return self.tell(hospital, "start", *(["--as-root"] if os.geteuid() == 0 else []))
 
     def coordinate(self, *arguments: str) -> str:
         """Run a command of the coordinator's and return what it printed."""

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from common.config import Config
 from common.errors import DataError, TooFewError
 from common.files import write_text
-from common.wire import Description, description_of
+from common.wire import ABSENT, Description, description_of
 from server import evaluation
 
 Sites = dict[str, tuple[int, Description]]
@@ -42,7 +42,7 @@ def attend(grid: Grid, config: Config, out: Path, roll: Roll | None, on_reply: C
     if roll is None:
         return evaluation.describe(grid, config, on_reply).all_of_them()
     present = evaluation.describe(grid, config, on_reply, names=roll.names, timeout=roll.patience)
-    for trouble in present.troubles:
+    for trouble in (*present.troubles, *_away(grid, roll)):
         roll.tell(trouble)
     path = out / "sites.json"
     if path.exists():
@@ -54,6 +54,12 @@ def attend(grid: Grid, config: Config, out: Path, roll: Roll | None, on_reply: C
     told = {site: asdict(description) for site, (_, description) in sites.items()}
     write_text(path, json.dumps(told, indent=1))
     return sites
+
+
+def _away(grid: Grid, roll: Roll) -> list[str]:
+    """Return a line on each hospital that is known and not connected."""
+    connected = set(grid.get_node_ids())
+    return [f"{site}: {ABSENT}." for node, site in sorted(roll.names.items()) if node not in connected]
 
 
 def _refuse_too_few(config: Config, sites: Sites, roll: Roll) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from common import service
-from simulation.rehearse import Rehearsal
+from simulation.rehearse import Rehearsal, RehearsalError
 from tests.deploy.stage import (
     ROUNDS,
     Attempt,
@@ -26,6 +29,12 @@ from tests.deploy.stage import (
 )
 
 EVERYONE = ("site-1", "site-2", "site-3")
+
+
+def state(stage: Rehearsal, run: Attempt) -> str:
+    """Return how a run is, as `runs` tells it."""
+    (line,) = (line for line in stage.coordinate("runs").splitlines() if line.startswith(f"{run.name} "))
+    return re.split(r"  +", line)[1]
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +92,9 @@ def test_a_coordinator_that_is_killed_resumes_with_the_right_weights(
     run = Attempt(stage, "run", str(run_file))
     for rounds in (1, 2):
         run.after(rounds)
+        assert state(stage, run) == "running"
         run.kill()
+        assert state(stage, run) == "interrupted"
         run = Attempt(stage, "resume", run.name)
     run.end()
     counts = [(one["round"], one["sites"]) for one in run.rounds()]
@@ -137,9 +148,58 @@ def test_too_few_hospitals_end_a_run_that_would_learn_nothing(stage: Rehearsal, 
         told = run.end(code=2)
     finally:
         stage.tell("site-1", "unpause")
-    assert "2 hospitals take part, and training.min-cohort asks for 3" in told
+    assert "site-1: its node is not connected." in told
+    assert "2 hospitals take part, and training.min-cohort asks for 3. Not there: site-1." in told
     assert run.rounds() == []
-    assert not (run.folder / "phi.safetensors").exists()
+    assert state(stage, run) == "refused"
+
+
+def test_a_run_that_learned_nothing_is_no_result(stage: Rehearsal, run_file: Path, tmp_path: Path) -> None:
+    """One refuses where all are needed: an exit code and a state of its own, and nothing to export."""
+    policy = stage.node("site-1") / "policy.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace('"optional"', '"required"'))
+    try:
+        run = Attempt(stage, "run", str(run_file), "--set", "training.min-cohort=3")
+        told = run.end(code=3)
+    finally:
+        policy.write_text(before)
+    assert "site-1: this hospital's policy does not allow it (secure-aggregation in its policy.toml)." in told
+    assert state(stage, run) == "learned nothing"
+    assert "learned nothing" in stage.coordinate("show", run.name)
+    phi_file = tmp_path / "phi.safetensors"
+    with pytest.raises(RehearsalError, match="learned nothing"):
+        stage.coordinate("export", run.name, str(phi_file))
+    assert not phi_file.exists()
+    Attempt(stage, "resume", run.name).end()
+    assert state(stage, run) == "finished"
+    stage.coordinate("export", run.name, str(phi_file))
+    assert phi_file.exists()
+
+
+def test_a_run_asks_whom_it_is_for_and_waits_for_them(stage: Rehearsal, run_file: Path) -> None:
+    """`--hospitals` leaves the others in peace; `--wait` begins once who is away has come."""
+    two = Attempt(
+        stage, "run", str(run_file), "--hospitals", "site-2,site-3", "--set", "training.rounds=1"
+    ).end()
+    assert "Meta-trained over 2 hospitals" in two
+    assert "site-1" not in two
+    with pytest.raises(RehearsalError, match=r"--hospitals: site-9: not enrolled"):
+        stage.coordinate("run", str(run_file), "--hospitals", "site-9")
+    stage.tell("site-1", "pause")
+    try:
+        until(lambda: "site-1" not in online(stage))
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(
+                stage.coordinate, "run", str(run_file), "--wait", "60", "--set", "training.rounds=1"
+            )
+            time.sleep(2)
+            stage.tell("site-1", "unpause")
+            told = waiting.result()
+    finally:
+        stage.tell("site-1", "unpause")
+    assert "Waiting for site-1, for 60 s at most." in told
+    assert "Meta-trained over 3 hospitals" in told
 
 
 def test_a_service_that_restarts_costs_no_round_of_a_run_that_needs_everybody(
@@ -165,9 +225,30 @@ def test_a_run_waits_for_a_node_that_restarts(stage: Rehearsal, run_file: Path) 
     run.after(1)
     stage.tell("site-2", "stop")
     until(lambda: "waits for site-2" in run.log or run.process.poll() is not None)
-    stage.start("site-2")
+    told = stage.start("site-2")
     run.end(within=200)
+    assert "✓ site-2 is connected" in told
     assert [one["sites"] for one in run.rounds()] == [3] * 20
+
+
+def test_a_node_that_starts_says_whether_it_is_connected(stage: Rehearsal) -> None:
+    """A tick is for a line that stands; otherwise it says that it runs, and why it is not connected."""
+    stage.tell("site-2", "stop")
+    stage.tell("site-2", "pause")
+    try:
+        told = stage.start("site-2")
+        assert "is not connected: paused." in told
+        assert "✓" not in told
+    finally:
+        stage.tell("site-2", "unpause")
+    stage.tell("site-2", "stop")
+    stage.coordinate("stop")
+    try:
+        told = stage.start("site-2")
+        assert "is not connected: waiting to try again: the coordinator cannot be reached" in told
+        assert "✓" not in told
+    finally:
+        stage.coordinate("start")
 
 
 def test_a_run_without_quorum_stops_at_a_missing_hospital_and_goes_on(
