@@ -249,6 +249,7 @@ def _carry_out(
     outcome = _through_outages(federation, run, config, progress, tell)
     found = results(config, outcome, command=command, workers=len(outcome.hospitals))
     found["engine"] = "deployed"
+    found["export"] = f"zamenis-coordinator export {run.name} phi.safetensors"
     found["aggregation"] = "plain" if config.secure_aggregation.where == "nowhere" else "secure"
     write_results(found, run.folder)
     return found

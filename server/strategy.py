@@ -215,7 +215,7 @@ class MetaStrategy(Strategy):
             told |= self._follow(found.within / found.sites, server_round)
         seconds = time.monotonic() - started
         entry = {"round": server_round, "sites": found.sites, "seconds": seconds, **told}
-        named = {"barred": found.barred, "remarks": found.remarks}
+        named = {"barred": found.barred, "missing": found.missing, "remarks": found.remarks}
         self.history.append(entry | {name: told for name, told in named.items() if told})
         return told
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -66,6 +67,7 @@ def results(config: Config, outcome: Outcome, *, command: str, workers: int) -> 
         "hospitals": [
             {"site": site, **description.census.as_dict()} for site, description in outcome.hospitals.items()
         ],
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "timing": dict(outcome.timing),
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from common.files import write_text
 from common.tasks import TITLES
-from server.report import plots
+from server.report import plots, rounds
 from server.report.board import Board, Row
+from server.report.words import class_name, listing
 
 YARDSTICK = "pooled"
 """Trains on all patients in one place: what sharing would gain, not something a federation may choose."""
@@ -30,12 +30,13 @@ SEEN = {
 def headline(results: Row) -> list[str]:
     """Return what the run found, in sentences: who leads where, the weakest hospital, what is certain."""
     board = Board.of(results.get("rows") or [], results["metric"])
-    idle = [*_idle(results.get("rounds") or []), *_barred(results.get("rounds") or [])]
+    told = results.get("rounds") or []
+    idle, more = [*rounds.idle(told), *rounds.barred(told)], rounds.unfinished(told)
     seen = SEEN.get(results.get("aggregation", ""), [])
     if not board.cells and not results.get("left_out"):
         hospitals = len(results.get("hospitals") or [])
         trained = f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."
-        return [*idle, trained, *seen]
+        return [*idle, trained, *more, *seen]
     if not board.cells:
         return [*idle, "Nothing could be measured; what was left out, and why, stands below."]
     said = [_leads(board, board.algorithms)]
@@ -45,27 +46,8 @@ def headline(results: Row) -> list[str]:
     differences = Board.of(results.get("differences") or [], board.metric)
     references = {row["reference"] for row in results.get("differences") or []}
     certain = (_certain(differences, reference) for reference in sorted(references))
-    said = [*idle, *said, _weakest(board), *certain, *seen]
+    said = [*idle, *said, _weakest(board), *certain, *more, *seen]
     return [sentence[0].upper() + sentence[1:] for sentence in said if sentence]
-
-
-def _idle(rounds: Collection[Row]) -> list[str]:
-    """Return how many rounds left phi as it was, for want of hospitals that could be used."""
-    idle = sum("delta-norm" not in one for one in rounds)
-    if not idle:
-        return []
-    if idle == len(rounds):
-        return [
-            "Nothing was learned: no round had enough hospitals; phi is as it began, and run.log says why."
-        ]
-    return [f"{idle} of {len(rounds)} rounds had too few hospitals and left phi as it was; run.log says why."]
-
-
-def _barred(rounds: Collection[Row]) -> list[str]:
-    """Return who sat out because it stopped or spoilt sums, in how many rounds, and the latest reason."""
-    turns = [item for one in rounds for item in one.get("barred", {}).items()]
-    reasons, counts = dict(turns), Counter(site for site, _ in turns)
-    return [f"{site} was kept out of {counts[site]} rounds: it {why}." for site, why in reasons.items()]
 
 
 def _leads(board: Board, names: Collection[str]) -> str:
@@ -118,13 +100,7 @@ def _certain(differences: Board, reference: str) -> str:
 def sides(counts: Sequence[int | None] | None, least: int) -> str:
     """Return patients to learn from + patients to test on; below the least a hospital does not tell."""
     learned, tested = (f"<{least}" if count is None else str(count) for count in counts or (None, None))
-    return f"{learned} + {tested}"
-
-
-def listing(items: Iterable[Any]) -> str:
-    """Return `a, b and c`."""
-    words = [str(item) for item in items]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"{learned} + {tested}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _at(shots: Iterable[int]) -> str:
@@ -175,16 +151,17 @@ def _context(results: Row) -> dict[str, Any]:
     parts = ("rows", "differences", "hurt", "recipes", "rounds", "left_out", "hospitals")
     lists = {name: list(results.get(name) or []) for name in parts}
     board = Board.of(lists["rows"], results["metric"])
-    per_class = " per class" if results["task"].get("kind", "classification") == "classification" else ""
+    task = results["task"]
+    per_class = " per class" if task.get("kind", "classification") == "classification" else ""
     others = [Board.of(lists["rows"], name) for name in TITLES if name != board.metric]
     references = sorted({row["reference"] for row in lists["differences"]})
     return {
         **lists,
-        "run": {"parameters": None, "timing": None, **results},
+        "run": {"parameters": None, "timing": None, "date": "", "export": "", **results},
         "per_class": per_class,
         "counted": [
             name
-            for name in results["task"]["classes"]
+            for name in task["classes"]
             if any(name in (hospital.get("per_class") or {}) for hospital in lists["hospitals"])
         ],
         "headline": headline(results),
@@ -202,6 +179,11 @@ def _context(results: Row) -> dict[str, Any]:
             (f"K, patients{per_class}", board.title),
         ),
         "loss_curves": plots.loss_curves(lists["rounds"]),
+        "absences": rounds.absences(lists["rounds"]),
+        "judged": bool(board.cells or lists["left_out"]),
+        "class_names": {
+            name: class_name(results["task"]["label"], name) for name in results["task"]["classes"]
+        },
     }
 
 

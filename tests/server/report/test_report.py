@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from server.report import plots
+from server.report import plots, rounds
 from server.report.board import Board
 from server.report.console import ResultTable, summary
 from server.report.page import headline, write_report
@@ -69,7 +69,7 @@ def synthesise(seed: int, sites: int = 5, shots: tuple[int, ...] = (0, 1, 5, 10)
                 "algorithm": a,
                 "site": s,
                 "round": r,
-                "loss": 0.2 + 0.5 * float(np.exp(-r / 8)),
+                "loss": 0.2 + 0.5 * float(np.exp(-r / 3)),
                 "delta-norm": 1.0 / r,
                 "seconds": 0.2,
             }
@@ -258,7 +258,7 @@ def test_what_is_absent_is_said_not_broken(kept: str, tmp_path: Path) -> None:
     text = page(results, tmp_path)
     outline(text)
     assert "nan" not in text.lower().split()
-    assert ("Nothing could be measured" in text) == (kept == "nothing")
+    assert ("at a hospital never seen before" in text) == (kept != "nothing")
     assert printed(ResultTable(results), summary(results, {"report": tmp_path / "report.html"}))
 
 
@@ -426,3 +426,74 @@ def _luminance(colour: str) -> float:
     parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_a_run_that_held_nobody_out_says_so_and_shows_no_empty_sections(tmp_path: Path) -> None:
+    """No claim about new hospitals, no section without content; the date, and how the model is taken out."""
+    results = synthesise(1) | dict.fromkeys(("rows", "differences", "hurt", "recipes", "left_out"), ())
+    results |= {"date": "2026-11-26", "export": "zamenis-coordinator export run-001 phi.safetensors"}
+    text = page(results, tmp_path)
+    assert "Finding, learned by 5 hospitals together" in text
+    assert "2026-11-26" in text
+    assert "zamenis-coordinator export run-001 phi.safetensors" in text
+    for claim in ("never seen before", "new hospital", "held-out hospital met", "was measured at every K"):
+        assert claim not in text
+    assert {"hospitals", "training", "use", "reproduce"} == set(re.findall(r'<h2 id="([a-z-]+)"', text))
+    assert set(re.findall(r'href="#([a-z-]+)"', text)) == set(re.findall(r'<h2 id="([a-z-]+)"', text))
+
+
+def told(*losses: float, site: str = "nobody", **more: Any) -> list[Results]:
+    """Return the rounds of a training with these losses."""
+    return [
+        {"algorithm": "reptile", "site": site, "round": number, "loss": loss, "sites": 3, "delta-norm": 1.0}
+        | more
+        for number, loss in enumerate(losses, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "falling"),
+    [
+        ([1.0 - 0.02 * number for number in range(20)], True),
+        ([0.5 + 0.01 * (-1) ** number for number in range(20)], False),
+        ([0.5] * 20, False),
+        ([0.4 + 0.02 * number for number in range(20)], False),
+        ([1.0, 0.8, 0.6, 0.4], False),
+        ([0.0] * 20, False),
+    ],
+)
+def test_a_loss_that_still_falls_is_told(losses: list[float], falling: bool) -> None:
+    """Only one that falls by more than it varies, and over enough rounds to tell."""
+    said = rounds.unfinished(told(*losses))
+    assert bool(said) == falling
+    if falling:
+        assert said == [
+            "The loss of reptile was still falling when the rounds were over, by 13% within the last 10: "
+            "more may help."
+        ]
+        assert said[0] in headline(synthesise(1) | {"rounds": told(*losses)})
+
+
+def test_who_was_missing_is_told_round_by_round(tmp_path: Path) -> None:
+    """Rounds alike are one line; a training without a hospital is another training."""
+    away = {"st-bern": "its node is not connected"}
+    some = [
+        *told(0.5),
+        *({**one, "round": number, "sites": 2, "missing": away} for number in (2, 3) for one in told(0.5)),
+        *({**one, "round": 4, "missing": {}} for one in told(0.5)),
+        *told(0.5, site="st-anna", sites=0, missing={"st-bern": "did not answer in time"}),
+    ]
+    lines = [(one.training, one.rounds, one.took_part, dict(one.missing)) for one in rounds.absences(some)]
+    assert lines == [
+        ("reptile", "2 to 3", 2, away),
+        ("reptile without st-anna", "1", 0, {"st-bern": "did not answer in time"}),
+    ]
+    text = page(synthesise(1) | {"rounds": some}, tmp_path)
+    assert "st-bern: its node is not connected" in text
+    assert "participation" not in page(synthesise(1), tmp_path)
+
+
+def test_a_class_that_is_a_bare_number_goes_with_its_label(tmp_path: Path) -> None:
+    """The table of a heart disease with classes 0 and 1 reads `disease 0`, `disease 1`."""
+    text = page(synthesise(1) | {"task": {"label": "disease", "classes": ["0", "1"]}}, tmp_path)
+    assert "disease 0 and disease 1" in text
