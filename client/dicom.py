@@ -25,6 +25,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import get_expected_length, pixel_array
 from torch import Tensor
 
+from client import streams
 from client.preflight import Reason, check_header, refuse
 from client.rendering import Stored, render
 from client.resample import fit_square, with_channels
@@ -163,6 +164,11 @@ def _check_decoder(dataset: Dataset) -> None:
 def _middle_frame(dataset: Dataset) -> Stored:
     """Return the middle frame, decoded alone; raises Refused where the pixel data ends early."""
     index = int(dataset.get("NumberOfFrames") or 1) // 2
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and not streams.fits(_frame(dataset, index), syntax, dataset):
+        raise refuse(
+            Reason.UNREADABLE, "Export the file again: its header is of another image than its pixels."
+        )
     try:
         return pixel_array(dataset, index=index, view_only=True)
     except (ValueError, RuntimeError):
@@ -171,12 +177,17 @@ def _middle_frame(dataset: Dataset) -> Stored:
         raise
 
 
+def _frame(dataset: Dataset, index: int) -> bytes:
+    """Return a compressed frame as it stands in the file."""
+    return get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+
+
 def _ends_early(dataset: Dataset, index: int) -> bool:
     """Return whether pixel data are fewer than the header says, or a JPEG stream lacks its end (EOI, EOC)."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
         return len(dataset.PixelData) < get_expected_length(dataset)
-    frame = get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    frame = _frame(dataset, index)
     return syntax != uid.RLELossless and not frame.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
