@@ -2,6 +2,7 @@
 
     <state>/cache/1x64x64/index.json      what is known of each file, by keyed hashes only
     <state>/cache/1x64x64/pixels-*.npy    float32 [row, channel, height, width], memory-mapped
+    <state>/cache/1x64x64/fresh.*         what a pass has read that is not over (`client.journal`)
 
 The index names its array, and replacing the index is the one step that counts: a process that opens
 the same hospital meanwhile sees the old pair or the new one. Whatever does not fit together is built
@@ -14,7 +15,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
@@ -29,6 +29,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.journal import Journal
 from common.files import PRIVATE, write_bytes
 
 FORMAT = 3
@@ -63,7 +64,7 @@ class Known:
 
 
 class Cache:
-    """One hospital's pixels at one size; a context, since rows wait in an unnamed file until `arrange`."""
+    """One hospital's pixels at one size; a context, since rows wait in a journal until `arrange`."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, int], stamp: str = "") -> None:
         """Open the cache in `folder`; one that was written under another `stamp` is built anew."""
@@ -75,8 +76,9 @@ class Cache:
         self._stamp = stamp
         self._index = folder / "index.json"
         self._name, self._files, self._old = self._load()
-        self._fresh = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - __exit__ closes it
-        self._fresh_rows = 0
+        self._fresh = Journal(folder, shape, f"{FORMAT} {stamp}")
+        for name, known in self._fresh.found.items():
+            self._files[name] = self._placed(Known(*known), len(self._old))
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +86,7 @@ class Cache:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._fresh.close()
+        self._fresh.close(failed=error is not None)
 
     def recall(self, name: str, size: int, mtime_ns: int) -> Known | None:
         """Return what is known of the file `name`, or None where it is new or has changed."""
@@ -93,9 +95,15 @@ class Cache:
 
     def append(self, pixels: Float[Tensor, "channel height width"]) -> int:
         """Keep a new file's pixels and return their row."""
-        self._fresh.write(pixels.numpy().tobytes())
-        self._fresh_rows += 1
-        return len(self._old) + self._fresh_rows - 1
+        return len(self._old) + self._fresh.append(pixels.numpy().tobytes())
+
+    def note(self, name: str, known: Known) -> None:
+        """Keep what a file's first reading found, for a pass after one that is killed before `arrange`."""
+        self._fresh.note(name, astuple(self._placed(known, -len(self._old))))
+
+    def _placed(self, known: Known, by: int) -> Known:
+        """Return what is known of a file, with its row counted from another first one."""
+        return known if known.row < 0 else replace(known, row=known.row + by)
 
     def arrange(
         self, files: Mapping[str, Known], order: Sequence[str]
@@ -113,6 +121,7 @@ class Cache:
             self._rewrite(rows, settled)
         elif settled != self._files:
             self._save(self._name, len(rows), settled)
+        self._fresh.clear()
         return torch.from_numpy(self._old)[: len(order)]
 
     def _rewrite(self, rows: list[int], files: Mapping[str, Known]) -> None:
@@ -126,7 +135,7 @@ class Cache:
 
     def _write_array(self, path: Path, rows: list[int]) -> None:
         """Write the given rows of old and fresh pixels, in that order."""
-        old, fresh = self._old, self._fresh_array()
+        old, fresh = self._old, self._fresh.array()
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), *self._shape)}
         with open(path, "xb", opener=partial(os.open, mode=PRIVATE)) as file:
             np.lib.format.write_array_header_1_0(file, header)
@@ -137,12 +146,6 @@ class Cache:
                 )
             file.flush()
             os.fsync(file.fileno())
-
-    def _fresh_array(self) -> NDArray[np.float32]:
-        self._fresh.flush()
-        if not self._fresh_rows:
-            return np.empty((0, *self._shape), np.float32)
-        return np.memmap(self._fresh, np.float32, "r", shape=(self._fresh_rows, *self._shape))
 
     def _save(self, name: str, rows: int, files: Mapping[str, Known]) -> None:
         index = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from client.cache import Cache
 from client.image_child import ImageChild
+from client.journal import BETWEEN
 from client.masks import Masks
 from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
 from client.rows import Row
@@ -123,8 +125,12 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
         masks = Masks(folder, kept, keys, task.classes, size, one_by_one=one_by_one)
     images = caches.enter_context(ImageChild())
     found = Survey(cache, images, keys, labels, data, task, masks)
+    due = time.monotonic() + BETWEEN
     for done, file in enumerate(files, start=1):
         found.visit(file)
+        if time.monotonic() > due:
+            write_quarantine(state, found.quarantined)
+            due = time.monotonic() + BETWEEN
         if progress:
             progress(done, len(files))
     write_quarantine(state, found.quarantined)

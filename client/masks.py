@@ -80,6 +80,7 @@ class Masks:
             known = Known(
                 found.st_size, found.st_mtime_ns, content=content, row=self.cache.append(mask[None])
             )
+            self.cache.note(name, known)
         self._names[image], self._known[name] = name, known
         return known.content
 

@@ -63,6 +63,8 @@ class Survey:
         known = self.cache.recall(name, file.size, file.mtime_ns)
         if known is None or (not known.reason and known.row < 0 and not self._objection(name, known)):
             known = self._read(name, file)
+            if known.reason != Reason.DECODER_MISSING:
+                self.cache.note(name, known)
         self.known[name] = known
         if known.reason:
             self.quarantined.append(Quarantined(file.relative, known.reason, known.remedy))

@@ -1,0 +1,143 @@
+"""What a pass over a hospital's files has read so far, on disk, so that one that was killed goes on there.
+
+    <cache>/fresh.pixels    float32 rows, one after the other
+    <cache>/fresh.jsonl     a line for each file that was read: its name, and what is known of it
+
+Pixels are on the disk before the lines that speak of them, and a line that was cut off is none: whatever the
+moment of the end, a line's pixels are whole. One pass at a time has the journal of a cache; another that runs
+at the same time keeps its rows to itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.files import PRIVATE
+
+BETWEEN = 5.0
+"""Seconds of work that a kill may cost."""
+
+
+class Journal:
+    """Rows of pixels and lines about files, of one cache at one `stamp`."""
+
+    def __init__(self, folder: Path, shape: Sequence[int], stamp: str) -> None:
+        self._shape = tuple(shape)
+        self._bytes = 4 * int(np.prod(self._shape))
+        self._stamp = stamp
+        self._lines: BinaryIO | None = None
+        self.found: dict[str, list[Any]] = {}
+        """What an earlier pass left, by name; rows count from this journal's first."""
+        opened = _open(folder / "fresh.jsonl")
+        if _locked(opened):
+            self._lines, self._pixels = opened, _open(folder / "fresh.pixels")
+            self._recover()
+        else:
+            opened.close()
+            self._pixels = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - `close` does
+        self.rows: int = self._pixels.seek(0, os.SEEK_END) // self._bytes
+        self._waiting: dict[str, Any] = {}
+        self._due = time.monotonic() + BETWEEN
+
+    def append(self, row: bytes) -> int:
+        """Keep a row of pixels and return its number."""
+        self._pixels.write(row)
+        self.rows += 1
+        return self.rows - 1
+
+    def note(self, name: str, known: Sequence[Any]) -> None:
+        """Keep what is known of a file; every few seconds all of it reaches the disk."""
+        self._waiting[name] = known
+        if time.monotonic() > self._due:
+            self.sync()
+
+    def sync(self) -> None:
+        """Write down all that waits, pixels first."""
+        if self._lines is None:
+            return
+        self._pixels.flush()
+        os.fsync(self._pixels.fileno())
+        for item in self._waiting.items():
+            self._lines.write(json.dumps(item).encode() + b"\n")
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+        self._waiting = {}
+        self._due = time.monotonic() + BETWEEN
+
+    def array(self) -> NDArray[np.float32]:
+        """Return the rows, memory-mapped."""
+        self._pixels.flush()
+        if not self.rows:
+            return np.empty((0, *self._shape), np.float32)
+        return np.memmap(self._pixels, np.float32, "r", shape=(self.rows, *self._shape))
+
+    def clear(self) -> None:
+        """Forget everything: the cache has it now."""
+        self._waiting, self.found = {}, {}
+        if self._lines is not None:
+            self._lines.truncate(0)
+            self._begin()
+
+    def close(self, *, failed: bool) -> None:
+        """Let the journal go; what waits is written down where the pass did not come to its end."""
+        with suppress(OSError):
+            if failed:
+                self.sync()
+        self._pixels.close()
+        if self._lines is not None:
+            fcntl.flock(self._lines, fcntl.LOCK_UN)  # a forked child may hold it open still
+            self._lines.close()
+
+    def _recover(self) -> None:
+        """Read what an earlier pass left; whatever does not fit is forgotten."""
+        assert self._lines is not None  # noqa: S101 - only who has the journal recovers
+        self._lines.seek(0)
+        first, *lines = self._lines.read().split(b"\n")
+        if first != self._stamp.encode():
+            self._begin()
+            return
+        room = self._pixels.seek(0, os.SEEK_END) // self._bytes
+        with suppress(ValueError, TypeError, IndexError):
+            for line in lines[:-1]:
+                name, known = json.loads(line)
+                if known[-1] < room:
+                    self.found[str(name)] = known
+        self._pixels.truncate(room * self._bytes)
+
+    def _begin(self) -> None:
+        assert self._lines is not None  # noqa: S101 - only who has the journal begins one
+        self._lines.truncate(0)
+        self._pixels.truncate(0)
+        self._lines.write(self._stamp.encode() + b"\n")
+        self._lines.flush()
+        self.rows = 0
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, open(path, "a+b", opener=partial(os.open, mode=PRIVATE)))
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock a file; False where another pass has it, and not just a child that outlives one by a moment."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
