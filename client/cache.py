@@ -32,7 +32,7 @@ from torch import Tensor
 from client.journal import Journal
 from common.files import PRIVATE, write_bytes
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the index's fields, or the pipeline from a file to its pixels, change."""
 
 ROWS_AT_ONCE = 256
@@ -61,6 +61,8 @@ class Known:
     """The patient's place in [0, 1), for the split."""
     row: int = -1
     """The row of its pixels; -1 where they were not needed yet."""
+    alike: str = ""
+    """What PatientIDs share that differ by case, blanks or leading zeros alone; empty: it has none."""
 
 
 class Cache:

@@ -85,6 +85,7 @@ def register(
     directory: Directory = HERE,
 ) -> None:
     """Check a folder of data and let the node use it; quarantine.csv tells what is wrong with which file."""
+    from client.preflight import quarantine_of
     from client.registration import register as take
 
     home = Home.load(directory)
@@ -103,20 +104,16 @@ def register(
         )
     census = done.census
     counts = _counts(census)
-    console.print(
-        f"[green]✓[/] {census.accepted} cases of {census.patients} patients{counts and ': ' + counts}.",
-        highlight=False,
-    )
+    console.print("[green]✓[/]", end=" ")
+    terminal.plain(f"{census.accepted} cases of {census.patients} patients{counts and ': ' + counts}.")
     for kept_out in _kept_out(done.use):
         console.print(f"  {kept_out}.", highlight=False)
     for warning in census.warnings:
-        console.print(f"  Note: {warning}.", highlight=False)
+        terminal.plain(f"  Note: {warning}.")
     if census.refused:
         refused = ", ".join(f"{count} {reason}" for reason, count in census.refused.items())
-        console.print(f"  Left out: {refused}.", highlight=False)
-        console.print(
-            f"  {Path(done.registered.state) / 'quarantine.csv'} tells each remedy.", highlight=False
-        )
+        terminal.plain(f"  Left out: {refused}.")
+        terminal.plain(f"  {quarantine_of(Path(done.registered.state))} tells each remedy.")
 
 
 def _counts(census: Census) -> str:

@@ -169,9 +169,9 @@ def open_folders(
             record.check_sides(named, rows, floor=rules.floor)
         chosen = record.select(named, rows, floor=rules.floor)
         notes = tuple(
-            f"{source.folder.name}: {one.unmatched}" if len(sources) > 1 else one.unmatched
+            f"{source.folder.name}: {remark}" if len(sources) > 1 else remark
             for source, one in zip(sources, readings, strict=True)
-            if one.unmatched
+            for remark in one.remarks
         )
         hospital = _joined(name, readings, chosen, record, task, notes)
     hospital = replace(hospital, least=rules.least, digest=_digest(hospital, rows, chosen, record))

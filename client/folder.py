@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.cache import Cache
+from client.cells import as_path
 from client.image_child import ImageChild
 from client.journal import BETWEEN
+from client.labels import ONE_BY_ONE, read_labels
 from client.masks import Masks
-from client.preflight import REMEDIES, Quarantined, Reason, find_files, write_quarantine
+from client.preflight import Quarantined, Reason, find_files, quarantine_of, write_quarantine
+from client.remarks import about_table
 from client.rows import Row
 from client.split import SiteKeys, divide, fraction, keyed_hash, open_keys
 from client.survey import Survey
-from client.tables import ONE_BY_ONE, Table, read_labels, read_table
-from client.targets import Target, stacked, target_of
+from client.tables import Table, read_table
+from client.targets import Target, remedy_of, stacked, target_of
 from common.errors import DataError
 from common.sections import Data, Task
 
@@ -84,8 +87,8 @@ class Reading:
     people: tuple[str, ...]
     """By what each row's patient is numbered: a name that sorts the same whenever the folder is read."""
     refused: Mapping[str, int]
-    unmatched: str
-    """For the hospital itself: rows of labels.csv that match no image, in words."""
+    remarks: tuple[str, ...]
+    """For the hospital itself: what is doubtful about it, in words."""
     secret: bytes
     """Keys what is told of the folder without telling it."""
     load: Callable[[Places, int], Tensors]
@@ -118,8 +121,8 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
     cache = caches.enter_context(_cache(state, (data.channels, size, size), keys))
     files, masks = find_files(folder, state), None
     if task.kind == "segmentation":
-        named = {cells[0].removeprefix("./") for cells, _ in labels.rows.values()}
-        files = [file for file in files if file.relative not in named]
+        named = {as_path(cells[0]) for cells, _ in labels.rows.values()}
+        files = [file for file in files if as_path(file.relative) not in named]
         kept = caches.enter_context(_cache(state, (1, size, size), keys, f"masks-{len(task.classes)}"))
         one_by_one = labels.key in ONE_BY_ONE
         masks = Masks(folder, kept, keys, task.classes, size, one_by_one=one_by_one)
@@ -136,7 +139,7 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
     write_quarantine(state, found.quarantined)
     refused = Counter(line.reason for line in found.quarantined)
     if not found.accepted:
-        raise DataError(_nothing_accepted(folder, refused, len(labels.rows), labels.key))
+        raise DataError(f"{folder}: {found.why_nothing(quarantine_of(state))}")
     return _surveyed(found, refused, source.share)
 
 
@@ -177,9 +180,8 @@ def _surveyed(found: Survey, refused: Mapping[str, int], share: float) -> Readin
         )
         return Tensors(inputs, labels, None)
 
-    unmatched = f"{found.unmatched} of {len(found.labels.rows)} rows in labels.csv match no image"
     people = tuple(one.patient for one in known)
-    return Reading(rows, people, refused, unmatched if found.unmatched else "", found.keys.digest, load)
+    return Reading(rows, people, refused, tuple(found.remarks()), found.keys.digest, load)
 
 
 def _table(source: Source, data: Data, task: Task) -> Reading:
@@ -189,8 +191,8 @@ def _table(source: Source, data: Data, task: Task) -> Reading:
         raise DataError(f"{folder}: is a table, and segmentation needs images with masks. Leave it out.")
     targets = [target_of(cells, task) for cells in table.labels]
     quarantined = [
-        Quarantined(f"table.csv line {line}", target, REMEDIES[target])
-        for line, target in zip(table.sheet.lines, targets, strict=True)
+        Quarantined(f"table.csv line {line}", target, remedy_of(target, cells, task))
+        for line, target, cells in zip(table.sheet.lines, targets, table.labels, strict=True)
         if isinstance(target, Reason)
     ]
     write_quarantine(source.state, quarantined)
@@ -198,7 +200,10 @@ def _table(source: Source, data: Data, task: Task) -> Reading:
     usable = np.array([row for row, target in enumerate(targets) if not isinstance(target, Reason)], int)
     if not len(usable):
         wanted = f"one of {', '.join(task.classes)}" if task.kind == "classification" else "usable"
-        raise DataError(f"{folder}: no row's {' or '.join(task.columns)} is {wanted}. Mend the labels.")
+        raise DataError(
+            f"{folder}: no row's {' or '.join(task.columns)} is {wanted}. Mend the labels; "
+            f"{quarantine_of(source.state)} tells each remedy."
+        )
     people = tuple(table.patients[row] or f"line {table.sheet.lines[row]}" for row in usable)
     drawn = [fraction(keys.split, patient) for patient in people]
     learned = divide(people, drawn, [table.sides[row] for row in usable], share=source.share)
@@ -226,7 +231,7 @@ def _table(source: Source, data: Data, task: Task) -> Reading:
         measured = torch.from_numpy(table.measured()[chosen]) if federated else None
         return Tensors(inputs, stacked([targets[row] for row in chosen], task), measured)
 
-    return Reading(rows, people, refused, "", keys.digest, load)
+    return Reading(rows, people, refused, tuple(about_table(table, task, usable)), keys.digest, load)
 
 
 def _names(table: Table, keys: SiteKeys) -> list[str]:
@@ -242,18 +247,3 @@ def _names(table: Table, keys: SiteKeys) -> list[str]:
 
 def _stratum(target: Target, task: Task) -> int:
     return int(target) if task.kind == "classification" else 0  # type: ignore[arg-type]
-
-
-def _nothing_accepted(folder: Path, refused: Mapping[str, int], rows: int, key: str) -> str:
-    """Return why no file of an image hospital could be used, in counts."""
-    if not refused:
-        return f"{folder}: labels.csv has {rows} rows, but the folder holds no image. Add DICOM files."
-    counts = ", ".join(f"{count} {reason}" for reason, count in refused.items())
-    by_labels = {Reason.MISSING_LABEL, Reason.UNKNOWN_CLASS}
-    images = sum(count for reason, count in refused.items() if reason in by_labels)
-    if images == refused.get(Reason.MISSING_LABEL) != 0:
-        return (
-            f"{folder}: none of {images} images has a label, and none of {rows} rows in labels.csv an image "
-            f"({counts}). Check that the {key} column holds the images' own {key}."
-        )
-    return f"{folder}: no file can be used ({counts}). Its state folder's quarantine.csv tells each remedy."

@@ -90,12 +90,18 @@ class Masks:
 
 
 def inside(folder: Path, relative: str) -> Path | None:
-    """Return the file at a path from a hospital's folder; None where there is none, or it lies elsewhere."""
+    """Return the file at a path from a hospital's folder; None where there is none, or it lies elsewhere.
+
+    A path with backslashes is tried with slashes as well.
+    """
     try:
-        path = (folder / relative).resolve()
-        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+        for spelling in (relative, relative.replace("\\", "/")):
+            path = (folder / spelling).resolve()
+            if path.is_relative_to(folder.resolve()) and path.is_file():
+                return path
     except (OSError, RuntimeError, ValueError):  # too long a name, links in a ring, a NUL
-        return None
+        pass
+    return None
 
 
 def read_mask(

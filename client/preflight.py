@@ -6,8 +6,6 @@ one file's header is judged by `check_header`, before any pixel is read.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pydicom import Dataset, uid
 
 from common.errors import Refused
 from common.files import PRIVATE, write_bytes
+from common.sheets import to_csv
 
 
 class Reason(StrEnum):
@@ -170,13 +169,15 @@ def check_header(header: Dataset, *, pixels_follow: bool) -> None:
         raise refuse(Reason.UNREADABLE, "Export the file again with its SOPInstanceUID.")
 
 
+def quarantine_of(state: Path) -> Path:
+    """Return the file that tells what was left out of a folder, and why."""
+    return state / "quarantine.csv"
+
+
 def write_quarantine(state: Path, refused: Iterable[Quarantined]) -> None:
     """Replace `state`/quarantine.csv (columns file, reason, remedy) in one step; it stays at the hospital."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(("file", "reason", "remedy"))
-    table.writerows((line.file, line.reason, line.remedy) for line in refused)
-    content, path = text.getvalue().encode("utf-8", "surrogateescape"), state / "quarantine.csv"
+    rows = [("file", "reason", "remedy"), *((line.file, line.reason, line.remedy) for line in refused)]
+    content, path = to_csv(rows).encode("utf-8", "surrogateescape"), quarantine_of(state)
     if not path.is_file() or path.read_bytes() != content:
         write_bytes(path, content, mode=PRIVATE)
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from client.dataset import Census, named_of, open_hospital, refused_of, rows_of
+from client.cells import alike
+from client.dataset import Census, Rules, named_of, open_folders, refused_of, rows_of
 from client.folder import Progress, Source, read_folder
 from client.home import Home, Registered
+from client.labels import class_values
 from client.policy import policy_of
+from client.preflight import quarantine_of
 from client.rows import Use
 from client.split import share_patients
-from client.tables import class_values
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, TooSmallError
 from common.files import PRIVATE, locked, write_text
 from common.sections import Data, Task, TaskName
 from common.settings import validate
@@ -113,19 +115,25 @@ def register(
     share_patients(home.book.path.parent, private)
     if before and named_of(before.task) != named_of(task):
         home.book.leave(named_of(before.task))
-    census = open_hospital(
-        folder,
-        Data(image_size=image_size),
-        task,
-        state=private,
-        labels=labels,
-        share=entry.adaptation_share,
-        progress=progress,
-    ).census
-    use = _settle(home, [*beside, entry], Data(image_size=image_size))
+    data, source = Data(image_size=image_size), source_of(entry)
+    with _quarantine_named(private):
+        census = open_folders(folder.name, [source], data, task, Rules(), progress).census
+        use = _settle(home, [*beside, entry], data)
     write_text(_census_file(entry), json.dumps(asdict(census), ensure_ascii=False), mode=PRIVATE)
     _write(home, (*known, entry))
     return Registration(entry, census, use)
+
+
+@contextmanager
+def _quarantine_named(state: Path) -> Iterator[None]:
+    """Say where what was left out is told, where too few patients are left."""
+    path = quarantine_of(state)
+    try:
+        yield
+    except TooSmallError as error:
+        if count := len(path.read_text(encoding="utf-8", errors="replace").splitlines()) - 1:
+            raise TooSmallError(f"{error} Left out are {count}; {path} tells each remedy.") from error
+        raise
 
 
 def _settle(home: Home, entries: Sequence[Registered], data: Data) -> Use:
@@ -183,13 +191,20 @@ def forget(home: Home, folder: Path) -> list[str]:
 
 
 def _values(folder: Path, labels: Path | None, label: str) -> tuple[str, ...]:
-    """Return a label's own values as classes; raises DataError where they cannot be."""
+    """Return a label's own values as classes; raises DataError where they cannot be, or hardly are."""
     found = class_values(folder, labels, label)
     if not 2 <= len(found) <= MOST_CLASSES:
         raise DataError(
             f"{folder}: {label} has {len(found)} distinct values; 2 to {MOST_CLASSES} can be classes. "
             "Name another label, the classes with --classes, or another kind of task with --task."
         )
+    first: dict[str, str] = {}
+    for value in found:
+        if (twin := first.setdefault(alike(value), value)) != value:
+            raise DataError(
+                f'{folder}: {label} says "{twin}" and "{value}", which differ by case or blanks alone. Write '
+                "them alike, or name the classes with --classes; rows that say another are left out."
+            )
     return found
 
 

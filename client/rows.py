@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from common.errors import DataError
+from common.errors import DataError, TooSmallError
 
 Key = TypeVar("Key", int, str)
 AGAIN = "Run zamenis-hospital register for this folder, which takes the rows as they are now."
@@ -145,12 +145,12 @@ class Record:
         return len(set().union(*(one.patients for one in groups)))
 
     def check_sides(self, task: str, rows: Sequence[Row], *, floor: int) -> None:
-        """Raise DataError, in counts for the hospital itself, where a side of the split has no group."""
+        """Raise TooSmallError, in counts for the hospital itself, where a side of the split has no group."""
         if {self.groups[number].learned for number in self.uses[task].groups} == {True, False}:
             return
         sides = self.sides(rows)
         learned = sum(sides[patient] for patient in _patients(rows))
-        raise DataError(
+        raise TooSmallError(
             f"of the patients that can be used {learned} are to learn from and "
             f"{len(_patients(rows)) - learned} to test on; min-patients in policy.toml asks for {floor} on "
             "each side, in rows that were never used or have not changed since. Add patients, choose another "

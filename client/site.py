@@ -31,8 +31,8 @@ import torch
 from client.book import Book
 from client.dataset import Hospital, Rules, open_folders
 from client.folder import Source, stamp, state_of
+from client.labels import offers
 from client.policy import policy_of
-from client.tables import offers
 from common.config import from_json
 from common.errors import DataError
 from common.initialise import learner_of_algorithm, parameters_of

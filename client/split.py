@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from common.errors import DataError
+from common.errors import DataError, TooSmallError
 
 KEY_BYTES = 32
 PATIENTS = "patients.key"
@@ -100,7 +100,7 @@ def divide(
     """Return per case whether it is learned from (adaptation) rather than tested on; a patient is never both.
 
     A side `given` for one case of a patient holds for all of them; otherwise the patient's fraction decides.
-    Raises DataError where one patient is given both sides, or where a side stays empty.
+    Raises DataError where one patient is given both sides, and TooSmallError where a side stays empty.
     """
     decided: dict[str, bool] = {}
     for patient, side in zip(patients, given, strict=True):
@@ -110,9 +110,14 @@ def divide(
             )
     drawn = zip(patients, fractions, strict=True)
     adaptation = np.array([decided.get(patient, place < share) for patient, place in drawn], bool)
+    if len(patients) > 1 and len(set(patients)) == 1:
+        raise TooSmallError(
+            f"All {len(patients)} cases are one patient's: too few to split. If they are not, a placeholder "
+            "such as ANONYMOUS stands for all of them; give every patient a pseudonym."
+        )
     if adaptation.all() or not adaptation.any():
         side_of_all = "adaptation" if adaptation.all() else "test"
-        raise DataError(
+        raise TooSmallError(
             f"All {len(set(patients))} patients are on the {side_of_all} side: "
             "too few to split. Add patients, or name sides in a split column."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from client.cache import Cache, Known
+from client.cells import PLACEHOLDERS, as_path, without_zeros
 from client.image_child import ImageChild, Opened
+from client.labels import Labels
 from client.masks import Masks
-from client.preflight import REMEDIES, File, Quarantined, Reason
+from client.preflight import File, Quarantined, Reason
+from client.remarks import about_classes, about_keys, about_patients
 from client.split import SiteKeys, content_of, fraction, keyed_hash
-from client.tables import Labels
-from client.targets import Target, stacked, target_of
+from client.targets import Target, remedy_of, stacked, target_of
 from common.errors import Refused
 from common.sections import Data, Task
 
@@ -49,17 +52,49 @@ class Survey:
 
     def __post_init__(self) -> None:
         self._rows = {self._hash(self.labels.key, key): said for key, said in self.labels.rows.items()}
-        self._unmatched = set(self._rows)
+        self._matched: set[str] = set()
         self._instances: set[str] = set()
+        self._paths: dict[str, str] = {}
 
-    @property
-    def unmatched(self) -> int:
-        """How many rows of labels.csv name no image."""
-        return len(self._unmatched)
+    def remarks(self) -> list[str]:
+        """Return what is doubtful about what was found, for the hospital itself."""
+        told = self.unmatched()
+        patients = [(self.known[name].patient, self.known[name].alike) for name in self.accepted]
+        nameless = (keyed_hash(self.keys.patient, f"alike {word}") for word in PLACEHOLDERS)
+        cells = [said[0] for said, _ in self.labels.rows.values()]
+        return [
+            *([told] if told else []),
+            *about_classes(cells, self.task),
+            *about_patients("PatientID", patients, nameless),
+        ]
+
+    def unmatched(self) -> str:
+        """Return how many rows of labels.csv name no image, and why that may be; nothing where all do."""
+        column, keys = self.labels.key, list(self.labels.rows)
+        there = {self._key(name, known) for name, known in self.known.items() if not known.reason}
+        missed = [key for key in keys if self._hash(column, key) not in self._matched]
+        return about_keys(column, keys, missed, lambda key: self._hash(column, key) in there)
+
+    def why_nothing(self, quarantine: Path) -> str:
+        """Return why no file at all could be used, in counts; the file `quarantine` tells them one by one."""
+        rows, key = len(self.labels.rows), self.labels.key
+        refused = Counter(line.reason for line in self.quarantined)
+        if not refused:
+            return f"labels.csv has {rows} rows, but the folder holds no image. Add DICOM files."
+        counts = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+        by_labels = {Reason.MISSING_LABEL, Reason.UNKNOWN_CLASS}
+        images = sum(count for reason, count in refused.items() if reason in by_labels)
+        if images == refused.get(Reason.MISSING_LABEL) != 0:
+            return (
+                f"none of {images} images has a label ({counts}): {self.unmatched()}. Check that the {key} "
+                f"column holds the images' own {key}; {quarantine} tells which files they are."
+            )
+        return f"no file can be used ({counts}). {quarantine} tells each remedy."
 
     def visit(self, file: File) -> None:
         """Accept or refuse one file, opening it only where what is known of it does not suffice."""
         name = self._hash("path", file.relative)
+        self._paths[name] = self._hash("path", as_path(file.relative))
         known = self.cache.recall(name, file.size, file.mtime_ns)
         if known is None or (not known.reason and known.row < 0 and not self._objection(name, known)):
             known = self._read(name, file)
@@ -71,9 +106,12 @@ class Survey:
             return
         objection = self._objection(name, known)
         key = self._key(name, known)
-        self._unmatched.discard(key)
+        self._matched.add(key)
         if objection:
-            self.quarantined.append(Quarantined(file.relative, objection, REMEDIES[objection]))
+            cells, _ = self._rows.get(key, ((), None))
+            self.quarantined.append(
+                Quarantined(file.relative, objection, remedy_of(objection, cells, self.task))
+            )
             return
         self._instances.add(known.SOPInstanceUID)
         cells, side = self._rows[key]
@@ -127,6 +165,9 @@ class Survey:
             AccessionNumber=self._hash("AccessionNumber", instance.AccessionNumber),
             patient=keyed_hash(self.keys.patient, patient),
             fraction=fraction(self.keys.split, patient),
+            alike=keyed_hash(self.keys.patient, f"alike {without_zeros(instance.PatientID)}")
+            if instance.PatientID
+            else "",
         )
 
     def _objection(self, name: str, known: Known) -> Reason | None:
@@ -138,7 +179,7 @@ class Survey:
         return target if isinstance(target, Reason) else None
 
     def _key(self, name: str, known: Known) -> str:
-        return name if self.labels.key == "path" else str(getattr(known, self.labels.key))
+        return self._paths[name] if self.labels.key == "path" else str(getattr(known, self.labels.key))
 
     def _hash(self, kind: str, text: str) -> str:
         return keyed_hash(self.keys.file, f"{kind} {text}") if text else ""

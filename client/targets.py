@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from client.preflight import Reason
-from client.tables import NOT_MEASURED, Cells, class_of, number
+from client.cells import NOT_MEASURED, alike, class_of, kind_of, number
+from client.labels import Cells
+from client.preflight import REMEDIES, Reason
 from common.sections import Task
 from common.tasks.multi_label import UNKNOWN
 
@@ -30,6 +31,18 @@ def target_of(cells: Cells, task: Task) -> Target | Reason:
     if task.kind == "multi-label":
         return _findings(cells)
     return cells[0]
+
+
+def remedy_of(reason: Reason, cells: Cells, task: Task) -> str:
+    """Return what can be done about a row or file that is left out, whose label's cells are these."""
+    if reason == Reason.NOT_A_NUMBER:
+        kind = kind_of(cells[0])
+        return f"Its label holds {kind.words}. {kind.remedy}, or leave it empty."
+    if reason == Reason.UNKNOWN_CLASS:
+        meant = [name for name in task.classes if alike(name) == alike(cells[0])]
+        if meant:
+            return f"Its label differs from {meant[0]} by case or blanks alone: write it so."
+    return REMEDIES[reason]
 
 
 def _findings(cells: Cells) -> tuple[int, ...] | Reason:

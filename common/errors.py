@@ -4,6 +4,7 @@ ZamenisError
 ├── ConfigError       a configuration file or command line that cannot mean anything
 ├── DataError         a hospital's folder that cannot be used at all
 │   ├── Refused       one file that is left out of a run, with its reason; never stops anything
+│   ├── TooSmallError a hospital with too few patients for a run; the others go on without it
 │   └── TooFewError   a round that too few hospitals can make; its run stops, and can be resumed
 │       └── NothingLearnedError   so, and no round before has changed the model
 ├── WireError         a message that breaks the contract between coordinator and hospital
@@ -38,6 +39,10 @@ class ConfigError(ZamenisError):
 
 class DataError(ZamenisError):
     """A hospital's folder that cannot be used at all."""
+
+
+class TooSmallError(DataError):
+    """A hospital with too few patients for a run, whose others go on without it."""
 
 
 class Refused(DataError):  # noqa: N818 - a verdict on one file, not a failure of ours

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from io import TextIOWrapper
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -33,7 +35,13 @@ def command_line(told: str) -> typer.Typer:
 
 
 def run(app: typer.Typer, *, interrupted: str) -> None:
-    """Run a command line; a mistake of the user's is one message and exit code 2, never a traceback."""
+    """Run a command line; a mistake of the user's is one message and exit code 2, never a traceback.
+
+    A terminal that has not every character shows question marks in their place.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except ZamenisError as error:
@@ -52,16 +60,16 @@ def run(app: typer.Typer, *, interrupted: str) -> None:
 
 
 def listed(text: str) -> list[str]:
-    """Return the names of a list with commas."""
-    return [name for part in text.split(",") if (name := part.strip())]
+    """Return the names of a list with commas, Chinese ones included."""
+    return [name for part in text.replace("\uff0c", ",").split(",") if (name := part.strip())]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print aligned columns; no line is broken, so that what stands in a cell can be copied whole."""
     lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
         plain("  ".join(cells).rstrip())
 
 

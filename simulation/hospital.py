@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.errors import DataError
+from common.sheets import to_csv
 
 
 @contextmanager
@@ -71,10 +71,7 @@ def _refuse_existing(target: Path) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table in UTF-8 with plain line ends, the same bytes on every system."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    path.write_text(to_csv([header, *rows]), encoding="utf-8", newline="")
 
 
 def _write_key(hospital: Path, key: bytes) -> None:

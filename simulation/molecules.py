@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tomli_w
 
-from client.tables import NOT_MEASURED
+from client.cells import NOT_MEASURED
 from common.errors import ConfigError, DataError
 from simulation.hospital import check_sites, new_hospital, write_csv
 from simulation.source import Row, Source, read_source

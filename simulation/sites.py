@@ -15,7 +15,8 @@ from typing import Any
 import tomli_w
 from PIL import Image
 
-from client.tables import NOT_MEASURED, SIDES
+from client.cells import NOT_MEASURED
+from client.labels import SIDES
 from common.errors import ConfigError, DataError, Refused
 from simulation.follow_up import FollowUp
 from simulation.hospital import new_hospital, site_key, write_csv

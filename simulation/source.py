@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import logging
 from collections import Counter
@@ -10,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client import tables
+from client import cells
 from common.errors import DataError
+from common.sheets import read_lines
 from simulation.hospital import check_sites, write_csv
 
 _log = logging.getLogger(__name__)
@@ -99,25 +99,19 @@ class Source:
 
 def read_source(path: Path) -> Source:
     """Return a comma-separated UTF-8 table with a header line, its cells stripped; raises DataError."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = tuple(cell.strip() for cell in next(reader, []))
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as comma-separated UTF-8 text. Name such a file.") from error
+    (_, header), *lines = read_lines(path) or [(1, ())]
     if not header or len(set(header)) != len(header):
         raise DataError(f"{path}: the first line must name every column, and none twice.")
     source = Source(path, header, [])
-    for line, cells in lines:
-        if len(cells) == len(header):
-            source.rows.append(Row(line, dict(zip(header, cells, strict=True))))
+    for line, row in lines:
+        if len(row) == len(header):
+            source.rows.append(Row(line, dict(zip(header, row, strict=True))))
         else:
-            source.skipped[line] = f"has {len(cells)} cells where the header has {len(header)}"
+            source.skipped[line] = f"has {len(row)} cells where the header has {len(header)}"
     return source
 
 
 def number(cell: str) -> float | int | None:
     """Return a cell as a finite number, whole where it is written so; None where it is none."""
-    value = tables.number(cell)
+    value = cells.number(cell)
     return int(cell) if value is not None and cell.lstrip("+-").isdecimal() else value

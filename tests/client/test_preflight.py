@@ -104,6 +104,12 @@ def test_files_are_found_in_order_without_what_is_ours(tmp_path: Path) -> None:
     assert [file.size for file in found if file.relative != "lost"] == [3] * 4
 
 
+def test_a_file_name_in_quarantine_is_no_formula(tmp_path: Path) -> None:
+    """A spreadsheet that opens quarantine.csv shows it, and computes nothing."""
+    write_quarantine(tmp_path, [Quarantined("=cmd|' /C calc'!A0", "not DICOM", "")])
+    assert (tmp_path / "quarantine.csv").read_text().splitlines()[1] == "'=cmd|' /C calc'!A0,not DICOM,"
+
+
 def test_quarantine_is_replaced_whole(tmp_path: Path) -> None:
     """The file holds the last list only, commas and all, and no temporary file stays behind."""
     write_quarantine(tmp_path, [Quarantined("old", "no pixels", "")])

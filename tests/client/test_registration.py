@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from client.cli import app
 from client.home import Home, Keys, Registered
+from client.labels import class_values
 from client.registration import census_of, forget, register
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from tests.client.test_home import SETTINGS
 from tests.conftest import write_table_hospital
 
@@ -106,9 +109,65 @@ def test_forgetting_a_folder_tells_what_is_left_without_it(home: Home, tmp_path:
     assert [one.folder for one in Home.load(home.directory).settings.data] == [str(few)]
 
 
+def say(folder: Path, values: Sequence[str]) -> Path:
+    """Let a hospital's rows have these findings in turn."""
+    header, *rows = (folder / "table.csv").read_text(encoding="utf-8").splitlines()
+    said = [f"{row.rsplit(',', 1)[0]},{values[place % len(values)]}" for place, row in enumerate(rows)]
+    (folder / "table.csv").write_text("\n".join([header, *said]) + "\n", encoding="utf-8")
+    return folder
+
+
+def run(home: Home, *words: str) -> str:
+    """Return what a command prints."""
+    return CliRunner().invoke(app, [*words, "--dir", str(home.directory)]).output
+
+
+@pytest.mark.parametrize("classes", [("unauffällig", "Größe verändert"), ("正常", "胸腔积液")])
+def test_classes_in_any_language_are_registered_and_shown(
+    home: Home, tmp_path: Path, classes: tuple[str, str]
+) -> None:
+    """From the table to the node's settings, with the columns of the terminal's table below one another."""
+    archive = say(fresh(tmp_path / "a"), classes)
+    named = ["--classes", "\uff0c".join(classes)] if classes[0].isalpha() and len(classes[0]) == 2 else []
+    shown = run(home, "register", str(archive), "--label", "finding", *named)
+    assert all(f"{name} 40" in shown for name in classes)
+    (entry,) = Home.load(home.directory).settings.data
+    assert entry.classes == (classes if named else tuple(sorted(classes)))
+    header, row, _ = run(home, "data").splitlines()
+    assert cell_len(row[: row.index("80")]) == header.index("cases")
+
+
+def test_what_was_left_out_is_told_with_the_file_that_says_why(home: Home, tmp_path: Path) -> None:
+    """Its whole path on a line of its own, and also where too few patients are left."""
+    archive = say(fresh(tmp_path / "a"), ("normal", "nodule", "", "?"))
+    given = ("register", str(archive), "--label", "finding")
+    *_, path = run(home, *given).splitlines()
+    (entry,) = Home.load(home.directory).settings.data
+    assert path == f"  {Path(entry.state) / 'quarantine.csv'} tells each remedy."
+    say(archive, ("normal", "nodule", "", "", "", "", "", ""))
+    with pytest.raises(DataError, match=r"min-patients .* Left out are 60; .*quarantine\.csv tells"):
+        register(Home.load(home.directory), archive, label="finding")
+    say(archive, ("", "perhaps"))
+    with pytest.raises(DataError, match=r"no row's finding is one of .*quarantine\.csv tells each remedy"):
+        register(Home.load(home.directory), archive, label="finding")
+
+
+def test_values_that_differ_by_case_alone_are_no_classes(home: Home, tmp_path: Path) -> None:
+    """They are named, and nothing is registered; with --classes the rows of another spelling are left out."""
+    archive = say(fresh(tmp_path / "a"), ("normal", "nodule", "Nodule"))
+    with pytest.raises(DataError, match='"Nodule" and "nodule", which differ by case'):
+        register(home, archive, label="finding")
+    assert Home.load(home.directory).settings.data == ()
+    shown = run(home, "register", str(archive), "--label", "finding", "--classes", "normal,nodule")
+    assert "26 rows are left out because their finding differs from nodule by case" in shown
+    numbers = say(fresh(tmp_path / "b"), ("1", "0", "1.0"))
+    assert class_values(numbers, None, "finding") == ("0", "1")
+
+
 def test_a_number_is_registered_as_one(home: Home, tmp_path: Path) -> None:
     """It has no classes; the same column can be registered for one task at a time."""
     archive = fresh(tmp_path / "a")
+    (archive / "schema.toml").write_text('numeric = ["a", "b", "c"]\n')
     done = register(home, archive, label="d", kind="regression")
     assert (done.registered.kind, done.registered.classes) == ("regression", ())
     assert done.census.per_class == {}

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from client.cells import class_of
 from client.dataset import open_hospital
-from client.tables import class_of, read_labels, read_table
+from client.labels import read_labels
+from client.tables import read_table
 from common.errors import DataError
 from common.sections import Data, Task
 
@@ -116,8 +118,19 @@ def test_a_patient_is_never_on_both_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("b,train,60", "b,train,sixty", "line 3: age must be a finite number"),
-        ("b,train,60", "b,train,inf", "line 3: age must be a finite number"),
+        ("b,train,60", "b,train,sixty", "line 3: age must be a finite number, and holds text"),
+        ("b,train,60", "b,train,inf", "line 3: age must be a finite number, and holds an infinite number"),
+        (
+            "b,train,60",
+            'b,train,"6,05"',
+            r"line 3: .* a number with a comma\. Write decimals with a point",
+        ),
+        ("b,train,60", "b,train,06.05.1960", "line 3: age must .* holds a date"),
+        (
+            ",0.1,",
+            ",<605,",
+            "line 2: flat .* a bound instead of a number; 4 more lines hold no number",
+        ),
         ("0.1,2.0,1", "0.1,9,1", "line 3: cp is no category"),
         ("b,train", "b,later", "line 3: set must be adaptation, test or empty"),
         ("b,train,60", "b,train", "line 3: has 6 cells"),
@@ -134,7 +147,37 @@ def test_faults_of_a_table_are_told_by_line_and_column(
     """Each fault names column and line, never the content."""
     with pytest.raises(DataError, match=message) as error:
         open_hospital(table(tmp_path, TABLE.replace(old, new)), Data(), TASK)
-    assert "sixty" not in str(error.value)
+    assert not any(value in str(error.value) for value in ("sixty", "6,05", "605", "06.05.1960"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"flat"]', '"flat", "disease"]', "disease is the label and a feature"),
+        ("[categorical]", '[categorical]\ndisease = ["0", "1"]', "disease is the label and a feature"),
+        ('"flat"]', '"flat", "patient"]', "patient is the patient and a feature"),
+        ('"flat"]', '"flat", "set"]', "set is the split and a feature"),
+    ],
+)
+def test_what_gives_the_answer_away_is_no_feature(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """The label of the run, whatever schema.toml calls the label; and who a patient is."""
+    with pytest.raises(DataError, match=rf"schema\.toml: {message} as well"):
+        read_table(table(tmp_path, TABLE, SCHEMA.replace(old, new)), TASK)
+
+
+def test_of_a_regression_that_is_no_number_is_told_what_it_holds(tmp_path: Path) -> None:
+    """In quarantine.csv, by line; the value is not told."""
+    lines = TABLE.splitlines()
+    cells = ("weight", "60", "70", '"60,5"', "61", "5 kg")
+    text = "\n".join(f"{line},{cell}" for line, cell in zip(lines, cells, strict=True)) + "\n"
+    hospital = open_hospital(table(tmp_path, text), Data(), Task(kind="regression", label="weight"))
+    assert hospital.census.refused == {"label is no number": 2}
+    told = (tmp_path / ".zamenis/quarantine.csv").read_text().splitlines()
+    assert "line 4" in told[1]
+    assert "holds a number with a comma. Write decimals with a point" in told[1]
+    assert "line 6" in told[2]
+    assert "a number with a unit" in told[2]
+    assert "60,5" not in told[1]
 
 
 @pytest.mark.parametrize(

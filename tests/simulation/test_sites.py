@@ -204,7 +204,7 @@ def test_a_hospital_that_stands_is_never_overwritten(images: Path, tmp_path: Pat
     _import_images(images, tmp_path / "out")
     with pytest.raises(DataError, match="left alone"):
         _import_images(images, tmp_path / "out")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no such file"):
         _import_images(tmp_path / "absent.csv", tmp_path / "out")
 
 
