@@ -239,7 +239,7 @@ def import_table(
     seed: SplitSeed = 0,
 ) -> None:
     """Turn a CSV with a hospital column into one table per hospital."""
-    from simulation import sites
+    from simulation import tables
     from simulation.follow_up import FollowUp
 
     follow_up = None
@@ -249,7 +249,7 @@ def import_table(
         raise ConfigError("--event-column, --time-column and --horizon go together; give all three.")
     if (join is None) != (on is None):
         raise ConfigError("--join FILE and --on COLUMN go together; give both.")
-    written = sites.import_table(
+    written = tables.import_table(
         table,
         folder,
         site_column=site_column,

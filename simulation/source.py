@@ -71,9 +71,23 @@ class Source:
         for row in other.rows:
             if row.cells[on] and matches.setdefault(row.cells[on], row) is not row:
                 raise DataError(f"{other.path}, line {row.line}: repeats an earlier line's {on}. Keep one.")
-        self.sift(lambda row: None if row.cells[on] in matches else f"{on}: not in {other.path.name}")
+        near = {cells.without_zeros(key) for key in matches}
+
+        def fault(row: Row) -> str | None:
+            if row.cells[on] in matches:
+                return None
+            if cells.without_zeros(row.cells[on]) in near:
+                return f"{on}: in {other.path.name} with other leading zeros, case or blanks alone"
+            return f"{on}: not in {other.path.name}"
+
+        self.sift(fault)
         self.columns += tuple(name for name in other.columns if name != on)
         self.rows = [Row(row.line, {**row.cells, **matches[row.cells[on]].cells}) for row in self.rows]
+
+    def beside(self, relative: str) -> Path:
+        """Return the file that a cell names by its path from the table's folder, backslashes or not."""
+        path = self.path.parent / relative
+        return path if path.exists() else self.path.parent / relative.replace("\\", "/")
 
     def per_site(self, column: str, folder: Path) -> dict[str, list[Row]]:
         """Return each site's rows, sites by name; raises DataError unless `folder` can take every one."""

@@ -12,7 +12,7 @@ from client.standard import accept
 from common.columns import Statistics
 from common.errors import PolicyError
 from common.sections import Data, Task
-from simulation.sites import import_table
+from simulation.tables import import_table
 from tests.conftest import write_table_hospital
 
 FEDERATION = Data(standardise="federation")

@@ -11,8 +11,8 @@ import pytest
 from common.errors import ConfigError, DataError
 from simulation import cli
 from simulation.follow_up import FollowUp
-from simulation.sites import import_table
 from simulation.source import read_source
+from simulation.tables import import_table
 
 PATIENTS = """pid,age,E,T
 early,50,1,100
@@ -100,6 +100,18 @@ def test_tables_that_cannot_be_joined_are_refused(tmp_path: Path, sites: str, on
     with pytest.raises(DataError, match=message) as error:
         _import(tmp_path, sites=sites, on=on)
     assert "late" not in str(error.value)
+
+
+def test_a_row_that_would_join_with_leading_zeros_says_so(tmp_path: Path) -> None:
+    """Where a spreadsheet took them off in one of the two files."""
+    (tmp_path / "one.csv").write_text("pid,x\n7,1\n8,1\n90,1\n", encoding="utf-8")
+    (tmp_path / "two.csv").write_text("pid,y\n007,1\n8,1\n009,1\n", encoding="utf-8")
+    source = read_source(tmp_path / "one.csv")
+    source.join(read_source(tmp_path / "two.csv"), "pid")
+    assert source.skipped == {
+        2: "pid: in two.csv with other leading zeros, case or blanks alone",
+        4: "pid: not in two.csv",
+    }
 
 
 def test_cells_left_empty_join_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from client.dataset import open_hospital
 from client.dicom import read_image
 from common.errors import ConfigError, DataError
 from common.sections import Data, Task
-from simulation.sites import import_images, import_table
+from simulation.sites import import_images
+from simulation.tables import import_table
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 CHEST = DATA / "chest_xray_views" / "chest_xray_views.csv"
@@ -199,6 +200,46 @@ def test_a_table_without_a_usable_row_is_refused_and_leaves_the_reasons(images: 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["skipped.csv"]
 
 
+def test_paths_with_backslashes_are_found(images: Path, tmp_path: Path) -> None:
+    """As a table from Windows names its images."""
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "grey.png").rename(tmp_path / "scans" / "grey.png")
+    table = _write(images, "file,site,view,patient", "scans\\grey.png,north,PA,anna")
+    (north,) = _import_images(table, tmp_path / "out")
+    assert len(_instances(north)) == 1
+
+
+def test_columns_that_hold_no_numbers_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A column with decimal commas, or dates, is no feature, and does not go unnoticed."""
+    rows = [f'north,{row},"{row},5",{row % 28 + 1}.03.2020,{row % 2}' for row in range(9)]
+    (north,) = _import_table(
+        _write(tmp_path / "t.csv", "site,age,weight,seen,disease", *rows), tmp_path / "out"
+    )
+    assert tomllib.loads((north / "schema.toml").read_text())["numeric"] == ["age"]
+    assert "weight (a number with a comma), seen (a date)" in caplog.text
+
+
+def test_what_a_spreadsheet_would_compute_is_written_as_text_and_read_as_it_was(tmp_path: Path) -> None:
+    """A category, a patient and a class that begin like formulas; a negative number stays one."""
+    rows = [f"north,-{row},=p{row},{'+' if row % 2 else '-'},@{row % 2}" for row in range(40)]
+    source = _write(tmp_path / "t.csv", "site,age,patient,taste,disease", *rows)
+    (north,) = import_table(
+        source,
+        tmp_path / "out",
+        site_column="site",
+        label_column="disease",
+        numeric=["age"],
+        categorical=["taste"],
+        missing={},
+        patient_column="patient",
+        seed=0,
+    )
+    assert (north / "table.csv").read_text().splitlines()[2] == "'=p1,'@1,-1,'+"
+    hospital = open_hospital(north, Data(), Task(label="disease", classes=("@0", "@1")))
+    assert hospital.census.per_class == {"@0": 20, "@1": 20}
+    assert hospital.adaptation.inputs[:, 1:].sum() == len(hospital.adaptation)
+
+
 def test_a_hospital_that_stands_is_never_overwritten(images: Path, tmp_path: Path) -> None:
     """A second import into the same folder is refused, and a missing table as well."""
     _import_images(images, tmp_path / "out")
@@ -249,7 +290,7 @@ def test_rows_without_label_number_or_split_are_left_out_and_told(table: Path, t
     _import_table(table, tmp_path / "out", numeric=["age", "chol"], categorical=["cp"], split_column="set")
     skipped = {int(row["line"]): row["reason"] for row in _read(tmp_path / "out" / "skipped.csv")}
     assert skipped == {
-        5: "age: not a number",
+        5: "age: text, and no plain number",
         6: "disease: no label",
         7: "set: must be one of adaptation, train, test",
     }
