@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import wraps
 
@@ -22,7 +23,7 @@ from common import weights, wire
 from common.algorithms import ALGORITHMS
 from common.columns import Statistics
 from common.config import from_json
-from common.errors import PolicyError, ProtocolError, WireError, ZamenisError
+from common.errors import PolicyError, ProtocolError, TooSmallError, WireError, ZamenisError
 from common.weights import Weights
 from common.wire import Instruction
 
@@ -42,7 +43,7 @@ def _in_our_own_words(handler: Handler) -> Handler:
             return handler(message, context)
         except ZamenisError as error:
             logger.warning("refused a %s message: %s", message.metadata.message_type, error)
-            return wire.refuse(message, _code(error), _words(error, context))
+            return wire.refuse(message, _code(error, context), _words(error, context))
         except Exception:
             logger.exception("a %s message failed", message.metadata.message_type)
             return wire.refuse(message, wire.FAILED, _signed(wire.WORDS[wire.FAILED], context))
@@ -50,21 +51,27 @@ def _in_our_own_words(handler: Handler) -> Handler:
     return guarded
 
 
-def _code(error: ZamenisError) -> int:
+def _code(error: ZamenisError, context: Context) -> int:
     if isinstance(error, PolicyError):
         return wire.FORBIDDEN
-    return wire.UNKNOWN_PROTOCOL if isinstance(error, ProtocolError) else wire.REFUSED
+    if isinstance(error, ProtocolError):
+        return wire.UNKNOWN_PROTOCOL
+    return wire.TOO_SMALL if isinstance(error, TooSmallError) and _explains(context) else wire.REFUSED
 
 
 def _words(error: ZamenisError, context: Context) -> str:
     """Return what the coordinator is told: the whole error only where this hospital explains itself."""
-    try:
-        explains = policy_of(Node.of(context.node_config).policy_file).explain
-    except ZamenisError:
-        explains = False
-    if isinstance(error, PolicyError) or explains:
+    if isinstance(error, PolicyError) or _explains(context):
         return _without_paths(str(error), context)
-    return _signed(wire.WORDS[_code(error)], context)
+    return _signed(wire.WORDS[_code(error, context)], context)
+
+
+def _explains(context: Context) -> bool:
+    """Return whether this hospital tells a coordinator why it refuses."""
+    try:
+        return policy_of(Node.of(context.node_config).policy_file).explain
+    except ZamenisError:
+        return False
 
 
 def _signed(words: str, context: Context) -> str:
@@ -72,15 +79,18 @@ def _signed(words: str, context: Context) -> str:
 
 
 def _without_paths(words: str, context: Context) -> str:
-    """Return our words with this hospital's name for its folders: no path leaves a hospital."""
+    """Return our words with this hospital's name for its folders: no path leaves a hospital.
+
+    They begin with the name, or that of the folder which they are about.
+    """
     node = Node.of(context.node_config)
-    for folder in node.folders:
-        for path in (folder.resolve(), folder):
-            words = words.replace(str(path), node.site if len(node.folders) == 1 else folder.name)
-    for file in (*node.states, *node.labels, node.policy_file):
-        words = words.replace(str(file), file.name) if file else words
-    named = node.site in words or any(folder.name in words for folder in node.folders)
-    return words if named else _signed(words, context)
+    names = {folder: node.site if len(node.folders) == 1 else folder.name for folder in node.folders}
+    named = names | {folder.resolve(): name for folder, name in names.items()}
+    named |= {file: file.name for file in (*node.states, *node.labels, node.policy_file) if file}
+    for path in sorted(named, key=lambda one: len(str(one)), reverse=True):
+        words = words.replace(str(path), named[path])
+    told = re.match(rf"({'|'.join(map(re.escape, {node.site, *names.values()}))})[/:,]", words)
+    return words if told else _signed(words, context)
 
 
 def _open(message: Message, context: Context, kind: Kind) -> tuple[Instruction, Hospital]:
@@ -123,6 +133,8 @@ def _phi(message: Message, part: Part) -> Weights:
 def describe(message: Message, context: Context) -> Message:
     """Say what this site is: its name, the shape of a case, counts; refuse a run it cannot take part in."""
     instruction, hospital = _open(message, context, "describe")
+    for remark in hospital.census.warnings:
+        logger.warning("%s: %s", context.node_config["site"], remark)
     config = from_json(instruction.config)
     policy = policy_of(Node.of(context.node_config).policy_file)
     for algorithm in config.experiment.algorithms:

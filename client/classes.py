@@ -12,7 +12,7 @@ from common import heads
 from common.algorithms import ALGORITHMS
 from common.cases import Cases
 from common.config import Config
-from common.errors import DataError
+from common.errors import TooSmallError
 
 EVERYONE = ("any",)
 """The one stratum of a task whose cases are of no class of their own."""
@@ -35,7 +35,7 @@ def lesson(hospital: Hospital, config: Config, algorithm: str) -> Lesson:
     """Return the cases of the classes that are meta-trained on.
 
     A shared head needs every hospital to number them alike; otherwise a hospital numbers those it has.
-    Raises DataError where it has fewer than two.
+    Raises TooSmallError where it has fewer than two.
     """
     training = config.training_of(algorithm)
     everyone = training.patients == "all"
@@ -45,7 +45,7 @@ def lesson(hospital: Hospital, config: Config, algorithm: str) -> Lesson:
         classes = _present(classes, config, hospital, sides=2 if everyone else 1)
         if len(classes) < 2:
             had = f"{classes[0]} alone" if classes else "none"
-            raise DataError(
+            raise TooSmallError(
                 f"of the classes to train on it has {had}; {algorithm} needs two. Leave the hospital out."
             )
     taught = _numbered(hospital, config, classes)

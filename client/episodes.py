@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from common.cases import Cases, Episode
-from common.errors import DataError
+from common.errors import TooSmallError
 from common.sections import Training
 from common.seeds import Draws
 
@@ -32,7 +32,7 @@ def episodes(
     With `shot = 0` an episode is all of the site's cases, as support and query alike, or for an
     algorithm that needs them apart its patients dealt at random into two `halves`. Otherwise its
     support has `shot` patients per class and its query `query` (0: as many) others where they exist;
-    with `way`, of `way` classes drawn at random and re-labelled 0 to way - 1. Raises DataError where too
+    with `way`, of `way` classes drawn at random and re-labelled 0 to way - 1. Raises TooSmallError where too
     few classes have the patients for that, by `known`: how many each has, as far as is told; None: as here.
     """
     if not training.shot:
@@ -62,11 +62,11 @@ def relabelled(cases: Cases, chosen: Sequence[int]) -> Cases:
 def _able(
     cases: Cases, classes: tuple[str, ...], training: Training, known: Sequence[int] | None
 ) -> list[int]:
-    """Return the classes with enough patients; DataError where they are too few for an episode."""
+    """Return the classes with enough patients; TooSmallError where they are too few for an episode."""
     needed, counts = training.way or len(classes), cases.per_class(len(classes)) if known is None else known
     able = [k for k, patients in enumerate(counts) if patients >= training.shot]
     if len(able) < needed:
-        raise DataError(
+        raise TooSmallError(
             f"episodes of {training.shot} patients per class need {needed} classes with so many, and "
             "here are fewer. Lower training.shot (0 is ordinary training) or training.way."
         )
@@ -93,7 +93,7 @@ def _episode(
 def _halves(cases: Cases, draws: Draws) -> Episode:
     """Return the cases of every other patient as support, of those between as query, class by class.
 
-    A patient belongs to the class of the first case. Raises DataError where no patient is left to ask.
+    A patient belongs to the class of the first case. Raises TooSmallError where no patient is left to ask.
     """
     patients, place = torch.unique(cases.patients, return_inverse=True)
     first = torch.zeros(len(patients), dtype=torch.int64)
@@ -105,7 +105,7 @@ def _halves(cases: Cases, draws: Draws) -> Episode:
         support[shuffled[strata[first[shuffled]] == label][::2]] = True
     learned = support[place]
     if learned.all():
-        raise DataError(
+        raise TooSmallError(
             "support and query need two patients of one class at least; a site that has fewer cannot "
             "train with this algorithm."
         )

@@ -15,14 +15,14 @@ from client.episodes import episodes
 from client.policy import Policy
 from common.algorithms import Algorithm
 from common.cases import Cases, Episode
-from common.errors import DataError, PolicyError
+from common.errors import PolicyError, TooSmallError
 from common.inner_loop import least_patients
 from common.sections import Training
 from common.seeds import Draws
 
 
 def check_lesson(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> None:
-    """Raise PolicyError or DataError where no round of this training would be taken part in."""
+    """Raise PolicyError or TooSmallError where no round of this training would be taken part in."""
     known = drawn_from(policy, lesson, training, algorithm)
     bare = replace(lesson.cases, inputs=torch.empty(len(lesson.cases), 0))
     draws = Draws.of_seed(0, "describe")
@@ -33,10 +33,10 @@ def check_lesson(policy: Policy, lesson: Lesson, training: Training, algorithm: 
 def drawn_from(policy: Policy, lesson: Lesson, training: Training, algorithm: Algorithm) -> tuple[int, ...]:
     """Return what is told of each class that episodes may draw from, 0 for the others.
 
-    DataError, PolicyError: too few are left, by what is told; no other count decides. Classes have at least
-    what is told, in groups of their own (`Hospital.known`). Of each class a floor of patients is not drawn,
-    or asked about: where all but one were, two draws would differ by two patients. Any `way` of the classes
-    leave a query enough patients.
+    TooSmallError, PolicyError: too few are left, by what is told; no other count decides. Classes have at
+    least what is told, in groups of their own (`Hospital.known`). Of each class a floor of patients is not
+    drawn, or asked about: where all but one were, two draws would differ by two patients. Any `way` of the
+    classes leave a query enough patients.
     """
     told, needed, floor = lesson.patients, training.way or len(lesson.strata), policy.min_step_patients
     if not training.shot:
@@ -44,7 +44,7 @@ def drawn_from(policy: Policy, lesson: Lesson, training: Training, algorithm: Al
     spare = 0 if algorithm.queries or floor == 1 else floor
     able = sorted(count for count in told if count >= training.shot)
     if len(able) < needed:
-        raise DataError(
+        raise TooSmallError(
             f"episodes of {training.shot} patients per class need more classes with so many than are told. "
             "Lower training.shot (0 is ordinary training) or training.way."
         )

@@ -48,6 +48,7 @@ LONGEST_NAME = 128
 RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
+TOO_SMALL = 1007
 """Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
 SUMS = ("loss-sum", "episodes", "weight", "within")
 """What a contribution has beside its delta."""
@@ -58,6 +59,7 @@ WORDS = {
     FORBIDDEN: "its policy does not allow it.",
     UNKNOWN_PROTOCOL: "it runs another version of Zamenis; install the same on both sides.",
     INSECURE: "it refuses a step of secure aggregation; its own log says which.",
+    TOO_SMALL: "it has too few patients for this run.",
     LOST: "the process that computed there was lost with its message; the next message finds another.",
 }
 LINK_WORDS = {

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from common import wire
 from common.config import Config
-from common.errors import DataError, WireError
+from common.errors import DataError, TooSmallError, WireError
 from common.inner_loop import InnerLoop
 from server.exchange import exchange
 from server.outer_loop import Vector
@@ -42,11 +42,17 @@ class Present:
 
     sites: dict[str, tuple[int, wire.Description]]
     troubles: tuple[str, ...]
+    small: frozenset[str] = frozenset()
+    """Those of the troubles that come of too few patients."""
 
     def all_of_them(self) -> dict[str, tuple[int, wire.Description]]:
-        """Return the sites; DataError with every site's words where any cannot take part."""
+        """Return the sites; DataError with every site's words where any cannot take part.
+
+        It is a TooSmallError, a line for each, where they have too few patients and nothing else is wrong.
+        """
         if self.troubles:
-            raise DataError("\n".join(self.troubles))
+            kind = DataError if set(self.troubles) - self.small else TooSmallError
+            raise kind("\n".join(self.troubles))
         return self.sites
 
 
@@ -68,23 +74,27 @@ def describe(
     messages = [wire.instruct(node, wire.DESCRIBE, instruction, seconds=timeout) for node in nodes]
     known: dict[str, tuple[int, wire.Description]] = {}
     troubles = {} if names is None else {node: f"{names[node]}: {wire.SILENT}." for node in nodes}
+    small = set()
     for place, reply in exchange(grid, messages, timeout=timeout):
         on_reply()
         node = nodes[place]
         try:
             description = _described(reply)
-        except WireError as error:
+        except (WireError, TooSmallError) as error:
             troubles[node] = str(error) if names is None else _named(names[node], str(error))
+            small |= {troubles[node]} if isinstance(error, TooSmallError) else set()
             continue
         if names is not None and description.site != names[node]:
             troubles[node] = f"{names[node]}: calls itself by another name; it has to join again."
             continue
         troubles.pop(node, None)
         known[description.site] = (node, description)
-    return Present(known, tuple(sorted(set(troubles.values()))))
+    return Present(known, tuple(sorted(set(troubles.values()))), frozenset(small))
 
 
 def _described(reply: Message) -> wire.Description:
+    if reply.has_error() and reply.error.code == wire.TOO_SMALL:
+        raise TooSmallError(wire.words_of(reply))
     if reply.has_error():
         raise WireError(wire.words_of(reply))
     return wire.read_description(reply)

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from client.app import app as client_app
 from client.site import NodeConfig
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, ZamenisError
 from common.learner import device_of
 from common.sections import Engine
 from simulation.grid import InProcessGrid
@@ -26,19 +26,28 @@ REGISTRATION = 120.0
 
 
 def run(program: Callable[[Grid], T], nodes: Sequence[NodeConfig], engine: Engine) -> T:
-    """Return what `program` returns, run as a ServerApp on a grid of `nodes`."""
-    outcome: list[T] = []
+    """Return what `program` returns, run as a ServerApp on a grid of `nodes`; raise what of ours it raises.
+
+    Engines treat a ServerApp's errors each in a way of its own, so these pass them by.
+    """
+    outcome: list[T | ZamenisError] = []
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         _wait_for(grid, len(nodes))
-        outcome.append(program(grid))
+        try:
+            outcome.append(program(grid))
+        except ZamenisError as error:
+            outcome.append(error)
 
     device_of(engine.device)
     start = _on_ray if engine.name == "ray" else _in_process
     start(server_app, nodes, workers_of(engine))
-    return outcome[0]
+    (ended,) = outcome
+    if isinstance(ended, ZamenisError):
+        raise ended
+    return ended
 
 
 def _wait_for(grid: Grid, nodes: int) -> None:

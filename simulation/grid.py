@@ -217,7 +217,8 @@ class InProcessGrid(Grid):
         self._workers[place] = self._fork()
         if message is not None:
             logger.warning("%s; its message is lost, a new worker stands in", words)
-            self._finish(wire.refuse(message, wire.FAILED, f"{words}."), node)
+            site = node.context.node_config["site"]
+            self._finish(wire.refuse(message, wire.FAILED, f"{site}: {words}."), node)
 
     def _node_of(self, worker: _Worker) -> _Node:
         assert worker.message is not None  # noqa: S101 - asked only of a busy worker
@@ -240,7 +241,10 @@ def serve(client_app: ClientApp, message: Message, context: Context) -> Message:
         return client_app(message, context)
     except Exception as error:
         logger.exception("a message failed")
-        return wire.refuse(message, wire.FAILED, f"{type(error).__name__} at a site; its log has the rest.")
+        site = context.node_config["site"]
+        return wire.refuse(
+            message, wire.FAILED, f"{site}: {type(error).__name__} there; its log has the rest."
+        )
 
 
 def _work(client_app: ClientApp, pipe: Connection, others: list[Connection]) -> None:

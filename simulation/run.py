@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from client.site import NodeConfig
 from common.config import Config
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError, TooSmallError
 from common.files import write_text
-from server.experiment.conduct import Progress, conduct, pool_name
+from server.experiment.conduct import Outcome, Progress, conduct, pool_name
 from server.experiment.plan import Plan
 from server.experiment.results import results
 from server.logs import log_to
@@ -22,33 +23,74 @@ from simulation.examples import example_masks
 from simulation.phantoms import write_hospitals
 from simulation.secrets import make_secrets
 
+logger = logging.getLogger("zamenis.simulation")
+
 
 def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> Mapping[str, Any]:
     """Run `config`'s experiment; leave config.toml, results.json, phi.safetensors and more in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     log_to(out / "run.log")
     folders = hospital_folders(config, out, progress)
-    held_out = Plan(config, [folder.name for folder in folders]).held_out
-    nodes = nodes_of(config, folders, held_out)
-    identities = None
-    if config.secure_aggregation.where == "everywhere":
-        identities = make_secrets(out / "secrets", [folder.name for folder in folders])
-        nodes = [
-            {**node, "secrets": str(out / "secrets" / str(node["site"]))}
-            if node["site"] in identities
-            else node
-            for node in nodes
-        ]
     write_text(out / "config.toml", config.to_toml())
-    outcome = run_on(
-        partial(conduct, config=config, out=out, progress=progress, identities=identities),
-        nodes,
-        config.engine,
-    )
+    outcome, nodes, left_out = _without_small_ones(config, out, progress, folders)
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
+    too_small = [{"site": site, "shot": None, "reason": why} for site, why in sorted(left_out.items())]
+    found["left_out"] = [*too_small, *found["left_out"]]
     pictures = example_masks(config, outcome, nodes) if config.kind.maps else []
     write_results(found, out, pictures)
     return found
+
+
+def _without_small_ones(
+    config: Config, out: Path, progress: Progress, folders: Sequence[Path]
+) -> tuple[Outcome, list[NodeConfig], dict[str, str]]:
+    """Return the outcome over the hospitals with enough patients, their nodes, and why others are left out.
+
+    Pools are made of whom the run is over, so that it begins anew without those that are too small.
+    """
+    left_out: dict[str, str] = {}
+    while True:
+        taking_part = [folder for folder in folders if folder.name not in left_out]
+        try:
+            held_out = Plan(config, [folder.name for folder in taking_part]).held_out
+        except ConfigError as error:
+            away = "".join(f"\n{site}: {why}." for site, why in left_out.items())
+            raise ConfigError(f"{error}{' Left out:' if away else ''}{away}") from error
+        nodes, identities = _with_secrets(config, out, nodes_of(config, taking_part, held_out), taking_part)
+        program = partial(conduct, config=config, out=out, progress=progress, identities=identities)
+        try:
+            return run_on(program, nodes, config.engine), nodes, left_out
+        except TooSmallError as error:
+            told = _by_site(error, taking_part)
+        for site, why in told.items():
+            logger.warning("%s is left out: %s", site, why)
+        left_out |= told
+
+
+def _by_site(error: TooSmallError, folders: Sequence[Path]) -> dict[str, str]:
+    """Return per hospital why it is too small. DataError: none of them is, but what they are together."""
+    told = {
+        folder.name: line.removeprefix(f"{folder.name}: ").rstrip(".")
+        for line in str(error).splitlines()
+        for folder in folders
+        if line.startswith(f"{folder.name}: ")
+    }
+    if not told:
+        raise DataError(str(error))
+    return told
+
+
+def _with_secrets(
+    config: Config, out: Path, nodes: list[NodeConfig], folders: Sequence[Path]
+) -> tuple[list[NodeConfig], Mapping[str, bytes] | None]:
+    """Return the nodes with what they mask with, and everybody's public keys, where a simulation masks."""
+    if config.secure_aggregation.where != "everywhere":
+        return nodes, None
+    identities = make_secrets(out / "secrets", [folder.name for folder in folders])
+    secret = {site: str(out / "secrets" / site) for site in identities}
+    return [
+        {**node, "secrets": secret[str(node["site"])]} if node["site"] in secret else node for node in nodes
+    ], identities
 
 
 def hospital_folders(config: Config, out: Path, progress: Progress) -> list[Path]:

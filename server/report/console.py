@@ -131,8 +131,9 @@ def _hurt(board: Board, rows: Iterable[Row]) -> list[str]:
 
 def _left_out(left_out: list[Row]) -> list[str]:
     """Return what was left out and why, the first few in full."""
-    said = [
-        f"Left out: {one['site']} at K = {one['shot']}: {one['reason']}." for one in left_out[:SHOWN_LEFT_OUT]
-    ]
+    said = []
+    for one in left_out[:SHOWN_LEFT_OUT]:
+        where = "" if one["shot"] is None else f" at K = {one['shot']}"
+        said.append(f"Left out: {one['site']}{where}: {one['reason']}.")
     more = len(left_out) - len(said)
     return [*said, f"Left out: {more} more; the report names them."] if more > 0 else said

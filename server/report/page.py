@@ -33,7 +33,7 @@ def headline(results: Row) -> list[str]:
     told = results.get("rounds") or []
     idle, more = [*rounds.idle(told), *rounds.barred(told)], rounds.unfinished(told)
     seen = SEEN.get(results.get("aggregation", ""), [])
-    if not board.cells and not results.get("left_out"):
+    if not board.cells and all(one.get("shot") is None for one in results.get("left_out") or []):
         hospitals = len(results.get("hospitals") or [])
         trained = f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."
         return [*idle, trained, *more, *seen]

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from common.initialise import shared_weights
 from common.sections import Phantoms
 from simulation import cli
 from simulation.phantoms import write_hospitals
+from tests.conftest import write_table_hospital
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -308,7 +309,7 @@ def with_other_labels(hospital: Path) -> None:
         (empty, "site-1: has neither labels.csv (images) nor schema.toml (a table)"),
         (without_labels, "site-1: has neither labels.csv (images) nor schema.toml (a table)"),
         (without_images, "but the folder holds no image"),
-        (with_other_labels, "images has a label, and none of"),
+        (with_other_labels, "rows in labels.csv match no image"),
     ],
 )
 def test_a_hospital_that_cannot_take_part_is_one_message(
@@ -324,6 +325,50 @@ def test_a_hospital_that_cannot_take_part_is_one_message(
     over = ("model.name=conv4", "data.image-size=16")
     told = refused(monkeypatch, capsys, arguments(tmp_path / "out", tmp_path / "in", *over))
     assert words in told
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def numbered(parent: Path, sizes: Mapping[str, int]) -> Path:
+    """Write hospitals of so many patients by name."""
+    for seed, (name, rows) in enumerate(sizes.items()):
+        write_table_hospital(parent / name, seed=seed, rows=rows)
+    return parent
+
+
+def test_a_hospital_too_small_for_episodes_is_left_out_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its reason, in terminal, report, results and log; the run is that of the others alone.
+
+    Hospitals are called 1, 8 and 18, so that one's name stands in another's, and in every count.
+    """
+    sizes = {"1": 60, "18": 60, "2": 60}
+    over = ("training.shot=6", 'experiment.algorithms=["reptile", "pooled"]', "experiment.shots=[0, 5]")
+    found = {}
+    for name, there in (("others", sizes), ("all", {**sizes, "8": 8, "a b": 3})):
+        hospitals = numbered(tmp_path / f"in-{name}", there)
+        assert command(monkeypatch, arguments(tmp_path / name, hospitals, *over)) == 0
+        found[name] = figures(tmp_path / name)
+    words = "episodes of 6 patients per class need more classes with so many than are told"
+    first, second = found["all"].pop("left_out")
+    assert (first["site"], first["shot"], second["site"]) == ("8", None, "a b")
+    assert first["reason"].startswith(words)
+    assert found["others"].pop("left_out") == []
+    assert found["all"] == found["others"]
+    assert f"Left out: 8: {words}" in " ".join(capsys.readouterr().out.split())
+    for file in ("run.log", "report.html"):
+        assert words in (tmp_path / "all" / file).read_text()
+
+
+def test_hospitals_that_are_all_too_small_are_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names each with its reason, each once, also one whose name is a number within the reason."""
+    hospitals = numbered(tmp_path / "in", {"1": 60, "6": 12, "18": 6})
+    told = refused(monkeypatch, capsys, arguments(tmp_path / "out", hospitals, "training.shot=6"))
+    assert "leaving one hospital out needs at least two; there is 1. Left out: " in told
+    assert told.count(" 6: episodes of 6 patients") == 1
+    assert told.count(" 18: All 6 patients are on the test side: too few to split") == 1
     assert not (tmp_path / "out" / "results.json").exists()
 
 
