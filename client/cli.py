@@ -19,7 +19,7 @@ from client.home import Home
 from client.introductions import not_known, with_another_key, wrapped
 from client.meet import confirm, roster, vouch
 from client.options import HERE, Directory
-from client.policy import lacking
+from client.policy import lacking, policy_of
 from common import service, terminal
 from common.errors import ConfigError, ServiceError
 from common.sections import TaskName
@@ -139,7 +139,7 @@ def _kept_out(use: Use) -> list[str]:
 def data(directory: Directory = HERE) -> None:
     """List what is registered, in counts as its registration found them; nothing here identifies anyone."""
     from client.dataset import named_of
-    from client.registration import census_of
+    from client.registration import census_of, gone
 
     home = Home.load(directory)
     if not home.settings.data:
@@ -164,6 +164,11 @@ def data(directory: Directory = HERE) -> None:
     terminal.plain(
         "Counts are as they were registered; used, waiting and silent are of all folders of a label."
     )
+    for folder in gone(home.settings.data):
+        terminal.plain(
+            f"{folder} is not there: messages about its labels are refused. Mount it again, or "
+            f"zamenis-hospital forget {folder}"
+        )
 
 
 @app.command()
@@ -191,6 +196,7 @@ def start(
 ) -> None:
     """Start the node; it opens connections to the coordinator and accepts none."""
     home = Home.load(directory)
+    policy_of(home.policy)  # without one the node would end at once, and only its log would say why
     if not as_root:
         _refuse_root(home, owner=systemd)
     argv = [service.own_command("zamenis-hospital"), "start", "--foreground", "--dir", str(home.directory)]
@@ -228,6 +234,7 @@ def stop(directory: Directory = HERE) -> None:
 def status(directory: Directory = HERE) -> None:
     """Tell how the node is."""
     from client.node import state_of
+    from client.registration import gone
 
     home = Home.load(directory)
     waits = _waits(home)
@@ -244,6 +251,7 @@ def status(directory: Directory = HERE) -> None:
         "NOT CONFINED": f"the worker is not kept from {told.open}" if running and told.open else "",
         "answered": f"{told.answered} messages since it started" if running else "",
         "data": ", ".join(sorted({entry.label for entry in home.settings.data})) or "nothing registered",
+        "not there": ", ".join(gone(home.settings.data)),
         "hours": home.settings.hours or "any",
         "others": ", ".join(sorted(peers.pinned)) or "nobody known; zamenis-hospital roster asks",
         "not confirmed": f"{unknown}; zamenis-hospital confirm{former}" if unknown else "",

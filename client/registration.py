@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
@@ -98,6 +98,11 @@ def register(
             f"{beside[0].folder}: is registered for {label} with the classes {', '.join(beside[0].classes)}; "
             "all folders of a label have the same. Name those, or forget that folder first."
         )
+    for one in gone(beside):
+        raise DataError(
+            f"{one}: is registered for {label} as well, and is not there. Mount it again, or "
+            f"zamenis-hospital forget {one}."
+        )
     private = state.expanduser().resolve() if state else _state_of(home, folder)
     entry = validate(
         Registered,
@@ -146,6 +151,11 @@ def _settle(home: Home, entries: Sequence[Registered], data: Data) -> Use:
     return record.uses[named_of(task)]
 
 
+def gone(entries: Iterable[Registered]) -> list[str]:
+    """Return which registered folders are not there: deleted, or not mounted."""
+    return sorted({one.folder for one in entries if not Path(one.folder).is_dir()})
+
+
 def source_of(entry: Registered) -> Source:
     """Return where a registered folder's data are."""
     labels = Path(entry.labels) if entry.labels else None
@@ -185,7 +195,7 @@ def forget(home: Home, folder: Path) -> list[str]:
         try:
             if left:
                 _settle(home, left, Data())
-        except DataError as error:
+        except (DataError, ConfigError) as error:
             troubles.append(f"{each.label} is answered with nothing now: {error}")
     return troubles
 

@@ -128,8 +128,7 @@ def _work(
         signal.signal(ignored, signal.SIG_IGN)
     _leave_tracker()
     walls = confine(read, write)
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(filename=write[-1], level=logging.INFO, format=form, force=True)
+    _log_to(write[-1])
     if walls.missing:
         logger.warning(
             "worker started, NOT kept from %s: this machine's Linux does not let it", walls.missing
@@ -145,6 +144,15 @@ def _work(
         except EOFError:
             return
         pipe.send_bytes(transport.to_bytes(answer(app, message, config)))
+
+
+def _log_to(path: Path) -> None:
+    """Log to a file, and what a person should know to the node's own log, which is this process's stderr."""
+    aloud = logging.StreamHandler()
+    aloud.setLevel(logging.WARNING)
+    form = "%(asctime)s %(levelname)s %(message)s"
+    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8"), aloud]
+    logging.basicConfig(level=logging.INFO, format=form, force=True, handlers=handlers)
 
 
 def _leave_tracker() -> None:

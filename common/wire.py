@@ -54,11 +54,11 @@ SUMS = ("loss-sum", "episodes", "weight", "within")
 """What a contribution has beside its delta."""
 SILENT, ABSENT = "did not answer in time", "its node is not connected"
 WORDS = {
-    REFUSED: "its data cannot be used for this run; the hospital's own log says why.",
-    FAILED: "something failed there; the hospital's own log has the rest.",
+    REFUSED: "its data cannot be used for this run; logs/node.log at the hospital says why.",
+    FAILED: "something failed there; logs/node.log at the hospital has the rest.",
     FORBIDDEN: "its policy does not allow it.",
     UNKNOWN_PROTOCOL: "it runs another version of Zamenis; install the same on both sides.",
-    INSECURE: "it refuses a step of secure aggregation; its own log says which.",
+    INSECURE: "it refuses a step of secure aggregation; logs/node.log there says which.",
     TOO_SMALL: "it has too few patients for this run.",
     LOST: "the process that computed there was lost with its message; the next message finds another.",
 }

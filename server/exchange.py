@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from flwr.app import Message
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1
@@ -15,13 +16,18 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1
 def exchange(grid: Grid, messages: Sequence[Message], *, timeout: float) -> Iterator[tuple[int, Message]]:
     """Yield (place in `messages`, reply) as replies arrive, until all have come or `timeout` is over.
 
-    A reply's source is set to the node that was asked, whatever the reply says of itself.
+    A reply's source is set to the node that was asked, whatever the reply says of itself. A message that
+    could not even be sent is answered at once, with an error: nobody waits for it, and it is not late.
 
     Flower's own `send_and_receive` returns them together at the end, which holds a whole cohort's
     weights in memory.
     """
     deadline = time.monotonic() + timeout
-    places = {sent: place for place, sent in enumerate(grid.push_messages(messages)) if sent}
+    pushed = list(grid.push_messages(messages))
+    for place, sent in enumerate(pushed):
+        if not sent:
+            yield place, Message(Error(code=ErrorCode.NODE_UNAVAILABLE), reply_to=messages[place])
+    places = {sent: place for place, sent in enumerate(pushed) if sent}
     waiting = set(places)
     pause = SHORTEST_PAUSE
     while waiting and time.monotonic() < deadline:

@@ -91,6 +91,11 @@ def test_a_folder_is_counted_once_whatever_becomes_of_it(home: Home, tmp_path: P
     shown = CliRunner().invoke(app, ["data", "--dir", str(home.directory)])
     assert shown.exit_code == 0
     assert shown.output.count("80") == 4
+    told = f"{archives[0]} is not there: messages about its labels are refused."
+    assert told in shown.output
+    assert f"not there      {archives[0]}\n" in run(home, "status")
+    with pytest.raises(DataError, match=rf"{archives[0]}: is registered .* is not there.*forget"):
+        register(home, archives[1], label="finding")
     for entry in Home.load(home.directory).settings.data:
         assert all(path.stat().st_mode & 0o077 == 0 for path in Path(entry.state).rglob("*"))
         shutil.rmtree(entry.state)
@@ -144,8 +149,8 @@ def test_what_was_left_out_is_told_with_the_file_that_says_why(home: Home, tmp_p
     *_, path = run(home, *given).splitlines()
     (entry,) = Home.load(home.directory).settings.data
     assert path == f"  {Path(entry.state) / 'quarantine.csv'} tells each remedy."
-    say(archive, ("normal", "nodule", "", "", "", "", "", ""))
-    with pytest.raises(DataError, match=r"min-patients .* Left out are 60; .*quarantine\.csv tells"):
+    say(archive, ("normal", "nodule", *[""] * 8))  # 16 patients, and each side needs 10
+    with pytest.raises(DataError, match=r"Left out are 64; .*quarantine\.csv tells each remedy"):
         register(Home.load(home.directory), archive, label="finding")
     say(archive, ("", "perhaps"))
     with pytest.raises(DataError, match=r"no row's finding is one of .*quarantine\.csv tells each remedy"):
@@ -189,6 +194,16 @@ def test_a_share_of_nobody_is_refused(home: Home, tmp_path: Path) -> None:
     """It is not taken for one that was left out."""
     with pytest.raises(ConfigError, match="adaptation-share"):
         register(home, fresh(tmp_path / "a"), label="finding", share=0.0)
+
+
+def test_a_damaged_policy_is_told_before_a_node_is_started(home: Home, tmp_path: Path) -> None:
+    """By `start`, whose process would end at once, and by `status` of a node that is stopped."""
+    home.policy.write_text('min-patients = "ten"\n', encoding="utf-8")
+    started = CliRunner().invoke(app, ["start", "--as-root", "--dir", str(home.directory)])
+    assert isinstance(started.exception, ConfigError)
+    assert "policy.toml: min-patients must be a valid integer" in str(started.exception)
+    assert "policy         policy.toml: min-patients must be a valid integer" in run(home, "status")
+    assert list(home.logs.iterdir()) == []
 
 
 def test_a_damaged_policy_ends_a_registration_before_anything_is_read(home: Home, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_hospital_that_fails_tells_the_coordinator_no_more_than_that(
     finally:
         stage.tell("site-4", "stop")
         (folder / "table.away").rename(folder / "table.csv")
-    assert "site-4: its data cannot be used for this run; the hospital's own log says why." in told
+    assert "site-4: its data cannot be used for this run; logs/node.log at the hospital says why." in told
     everything = told + "".join(
         path.read_text(errors="replace")
         for path in stage.coordinator.rglob("*")
@@ -125,7 +125,7 @@ def test_a_hospital_that_fails_tells_the_coordinator_no_more_than_that(
     )
     assert str(folder.parent) not in everything
     assert "Traceback" not in told
-    assert str(folder) in (stage.node("site-4") / "logs" / "worker.log").read_text()
+    assert str(folder) in (stage.node("site-4") / "logs" / "node.log").read_text()
 
 
 def test_a_policy_refuses_and_says_which_key(stage: Rehearsal, run_file: Path) -> None:
