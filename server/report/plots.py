@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,8 @@ def _multiples(
     """Return an SVG of one panel per title, all on the same axes; `name` seeds its ids."""
     import matplotlib as mpl
 
-    with mpl.rc_context({**RC, "svg.hashsalt": name}):
+    with mpl.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph ")  # names stay text, which the page's reader has a font for
         figure, panels = _panels(len(titles), legend)
         for axes, title in zip(panels, titles, strict=True):
             draw(axes, title)

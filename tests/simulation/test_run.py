@@ -343,7 +343,8 @@ def test_a_hospital_too_small_for_episodes_is_left_out_and_the_others_go_on(
     Hospitals are called 1, 8 and 18, so that one's name stands in another's, and in every count.
     """
     sizes = {"1": 60, "18": 60, "2": 60}
-    over = ("training.shot=6", 'experiment.algorithms=["reptile", "pooled"]', "experiment.shots=[0, 5]")
+    over = ("training.shot=6", "training.rounds=1", "experiment.shots=[0]", 'experiment.held-out=["1"]')
+    over += ('experiment.algorithms=["reptile", "pooled"]',)
     found = {}
     for name, there in (("others", sizes), ("all", {**sizes, "8": 8, "a b": 3})):
         hospitals = numbered(tmp_path / f"in-{name}", there)
@@ -358,6 +359,31 @@ def test_a_hospital_too_small_for_episodes_is_left_out_and_the_others_go_on(
     assert f"Left out: 8: {words}" in " ".join(capsys.readouterr().out.split())
     for file in ("run.log", "report.html"):
         assert words in (tmp_path / "all" / file).read_text()
+
+
+def test_classes_and_hospitals_in_any_language_come_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the table through messages between processes into terminal, report, results and phi."""
+    sizes = {"Köln": 60, "北京": 60, "Åre": 60, "小": 8}
+    hospitals = numbered(tmp_path / "in", sizes)
+    for table in hospitals.glob("*/table.csv"):
+        text = table.read_text().replace("normal", "unauffällig").replace("nodule", "胸腔积液")
+        table.write_text(text, encoding="utf-8")
+    over = (
+        'task.classes=["unauffällig", "胸腔积液"]',
+        'experiment.algorithms=["reptile"]',
+        "training.shot=6",
+    )
+    assert command(monkeypatch, arguments(tmp_path / "out", hospitals, *over, workers=2)) == 0
+    told, found = capsys.readouterr().out, results(tmp_path / "out")
+    assert all(name in told for name in sizes)
+    assert {one["site"] for one in found["hospitals"]} == {"Köln", "北京", "Åre"}
+    assert set(found["hospitals"][0]["per_class"]) == {"unauffällig", "胸腔积液"}
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in (*sizes, "unauffällig", "胸腔积液"))
+    with safe_open(tmp_path / "out" / "phi.safetensors", framework="pt") as file:
+        assert from_json(file.metadata()["config"]).task.classes == ("unauffällig", "胸腔积液")
 
 
 def test_hospitals_that_are_all_too_small_are_one_message(
