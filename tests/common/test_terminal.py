@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from common import terminal
@@ -16,3 +20,35 @@ def test_a_table_breaks_no_line(capsys: pytest.CaptureFixture[str]) -> None:
         f"st-anna   {long}",
         "a         -",
     ]
+
+
+def test_a_table_of_wide_characters_stands_straight(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Chinese character takes two columns of a terminal."""
+    terminal.table(("class", "cases"), [("正常", "1"), ("normal", "2")])
+    assert capsys.readouterr().out.splitlines() == ["class   cases", "正常    1", "normal  2"]
+
+
+def test_a_list_may_have_chinese_commas() -> None:
+    """As a Chinese keyboard types them."""
+    assert terminal.listed("正常\uff0c 积液,x") == ["正常", "积液", "x"]
+
+
+def test_a_terminal_that_has_not_every_character_shows_question_marks() -> None:
+    """A class, a path or a tick that it cannot show is no traceback, in words and in errors."""
+    code = """
+from common import terminal
+from common.errors import DataError
+app = terminal.command_line("x")
+
+@app.command()
+def show():
+    terminal.console.print("✓", end=" ")
+    terminal.plain("Größe 正常")
+    raise DataError("/archiv/正常: is gone.")
+
+terminal.run(app, interrupted="")
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout.decode("latin-1")) == (2, "? Größe ??\n")
+    assert done.stderr.decode("latin-1") == "Error /archiv/??: is gone.\n"

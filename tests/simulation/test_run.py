@@ -343,8 +343,10 @@ def test_a_hospital_too_small_for_episodes_is_left_out_and_the_others_go_on(
     Hospitals are called 1, 8 and 18, so that one's name stands in another's, and in every count.
     """
     sizes = {"1": 60, "18": 60, "2": 60}
-    over = ("training.shot=6", "training.rounds=1", "experiment.shots=[0]", 'experiment.held-out=["1"]')
-    over += ('experiment.algorithms=["reptile", "pooled"]',)
+    over = [
+        *("training.shot=6", "training.rounds=1", "experiment.shots=[0]"),
+        *('experiment.held-out=["1"]', 'experiment.algorithms=["reptile", "pooled"]'),
+    ]
     found = {}
     for name, there in (("others", sizes), ("all", {**sizes, "8": 8, "a b": 3})):
         hospitals = numbered(tmp_path / f"in-{name}", there)
