@@ -105,8 +105,9 @@ def read_sheet(path: Path) -> Sheet:
     if len(read) < 2:
         raise DataError(f"{path}: needs a header line and at least one row.")
     (_, header), *numbered = read
-    if len(set(header)) != len(header):
-        raise DataError(f"{path}: names a column twice; every column once.")
+    for name in header:
+        if name and header.count(name) > 1:
+            raise DataError(f"{path}: names column {name} twice; every column once.")
     for number, row in numbered:
         if len(row) != len(header):
             raise DataError(

@@ -15,6 +15,8 @@ Line = tuple[int, tuple[str, ...]]
 """A row's line in its file, where the header is line 1, and its cells without blanks around them."""
 
 BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""How files begin that spreadsheets save as their own: xlsx and ods, xls."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SAVE_AS = 'In a spreadsheet: "Save as", "CSV UTF-8 (comma delimited)"'
 
@@ -69,6 +71,8 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: there is no such file.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    if content.startswith(WORKBOOKS):
+        raise DataError(f"{path}: is a spreadsheet's own file and no CSV, whatever it is called. {SAVE_AS}.")
     if encoding := BYTE_ORDER_MARKS.get(content[:2]) or _utf_16_without_mark(content):
         raise _in_another(path, 1, encoding)
     try:

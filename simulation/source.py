@@ -114,8 +114,9 @@ class Source:
 def read_source(path: Path) -> Source:
     """Return a comma-separated UTF-8 table with a header line, its cells stripped; raises DataError."""
     (_, header), *lines = read_lines(path) or [(1, ())]
-    if not header or len(set(header)) != len(header):
-        raise DataError(f"{path}: the first line must name every column, and none twice.")
+    named = [name for name in header if name]
+    if not named or len(set(named)) != len(named):
+        raise DataError(f"{path}: the first line must name the columns, and none twice.")
     source = Source(path, header, [])
     for line, row in lines:
         if len(row) == len(header):

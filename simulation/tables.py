@@ -66,7 +66,7 @@ def import_table(
     _refuse_two_roles(roles)
     source.sift(lambda row: _fault_of_row(row, site_column, label_column, patient_column, split_column))
     if not numeric:
-        others = [name for name in source.columns if name not in roles]
+        others = [name for name in source.columns if name and name not in roles]
         numeric = [name for name in others if _is_numeric(source, name, missing)]
         _tell_left_out(source, [name for name in others if name not in numeric], missing)
     source.sift(lambda row: _fault_of_numbers(row, numeric, missing))

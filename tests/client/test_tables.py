@@ -64,6 +64,13 @@ def test_features_by_hand(tmp_path: Path) -> None:
     assert hospital.census.patients == 5
 
 
+def test_columns_without_a_name_are_no_matter(tmp_path: Path) -> None:
+    """As spreadsheets leave them behind, and other programs write row numbers."""
+    text = "".join(f"{place},{line},,\n" for place, line in enumerate(TABLE.splitlines()))
+    hospital = open_hospital(table(tmp_path, text.replace("0,", ",", 1)), Data(), TASK)
+    assert hospital.adaptation.inputs.shape == (3, 5)
+
+
 def test_bits_come_last_and_are_not_standardised(tmp_path: Path) -> None:
     """Hexadecimal 81 is 1000 0001, the first bit the highest; a bit that is set everywhere stays 1."""
     lines = TABLE.splitlines()
@@ -136,7 +143,7 @@ def test_a_patient_is_never_on_both_sides(tmp_path: Path) -> None:
         ("b,train,60", "b,train", "line 3: has 6 cells"),
         (",disease", ",diseases", "no column disease.*Did you mean diseases"),
         ("patient,", "patients,", "no column patient, needed as the patient"),
-        ("age", "set", "names a column twice"),
+        ("age", "set", "names column set twice"),
         ("d,test", "a,test", "a patient on both sides"),
         ("test", "train", "adaptation side: too few"),
     ],

@@ -92,6 +92,13 @@ def test_a_file_that_is_not_there_is_said_to_be_not_there(tmp_path: Path) -> Non
         read_lines(tmp_path)
 
 
+@pytest.mark.parametrize("begins", [b"PK\x03\x04\x14\0", b"\xd0\xcf\x11\xe0\xa1\xb1"])
+def test_a_workbook_that_is_called_csv_is_named(tmp_path: Path, begins: bytes) -> None:
+    """An xlsx or xls whose name alone was changed."""
+    with pytest.raises(DataError, match=r"is a spreadsheet's own file and no CSV.*CSV UTF-8"):
+        read_lines(written(tmp_path, begins + b"\0" * 100))
+
+
 def test_a_quotation_mark_that_is_never_closed_is_told(tmp_path: Path) -> None:
     """It takes in all that follows, up to the longest cell that is read."""
     with pytest.raises(DataError, match="a quotation mark"):

@@ -219,6 +219,13 @@ def test_columns_that_hold_no_numbers_are_told(tmp_path: Path, caplog: pytest.Lo
     assert "weight (a number with a comma), seen (a date)" in caplog.text
 
 
+def test_a_column_without_a_name_is_no_feature(tmp_path: Path) -> None:
+    """Row numbers, as other programs write them, tell who a case is; empty columns tell nothing."""
+    rows = [f"{row},north,{row},{row % 2},," for row in range(9)]
+    (north,) = _import_table(_write(tmp_path / "t.csv", ",site,age,disease,,", *rows), tmp_path / "out")
+    assert tomllib.loads((north / "schema.toml").read_text())["numeric"] == ["age"]
+
+
 def test_what_a_spreadsheet_would_compute_is_written_as_text_and_read_as_it_was(tmp_path: Path) -> None:
     """A category, a patient and a class that begin like formulas; a negative number stays one."""
     rows = [f"north,-{row},=p{row},{'+' if row % 2 else '-'},@{row % 2}" for row in range(40)]
