@@ -33,7 +33,7 @@ def headline(results: Row) -> list[str]:
     told = results.get("rounds") or []
     idle, more = [*rounds.idle(told), *rounds.barred(told)], rounds.unfinished(told)
     seen = SEEN.get(results.get("aggregation", ""), [])
-    if not board.cells and all(one.get("shot") is None for one in results.get("left_out") or []):
+    if not _judged(board, results.get("left_out") or []):
         hospitals = len(results.get("hospitals") or [])
         trained = f"Meta-trained over {hospitals} hospitals; no hospital was held out, so nothing was judged."
         return [*idle, trained, *more, *seen]
@@ -48,6 +48,11 @@ def headline(results: Row) -> list[str]:
     certain = (_certain(differences, reference) for reference in sorted(references))
     said = [*idle, *said, _weakest(board), *certain, *more, *seen]
     return [sentence[0].upper() + sentence[1:] for sentence in said if sentence]
+
+
+def _judged(board: Board, left_out: Collection[Row]) -> bool:
+    """Return whether hospitals were held out to be judged; who is left out of the whole run was not."""
+    return bool(board.cells) or any(one.get("shot") is not None for one in left_out)
 
 
 def _leads(board: Board, names: Collection[str]) -> str:
@@ -180,7 +185,7 @@ def _context(results: Row) -> dict[str, Any]:
         ),
         "loss_curves": plots.loss_curves(lists["rounds"]),
         "absences": rounds.absences(lists["rounds"]),
-        "judged": bool(board.cells or lists["left_out"]),
+        "judged": _judged(board, lists["left_out"]),
         "class_names": {
             name: class_name(results["task"]["label"], name) for name in results["task"]["classes"]
         },

@@ -267,9 +267,14 @@ def test_progress_is_told_per_file(folder: Path) -> None:
 
 
 def sources(tmp_path: Path) -> list[Source]:
-    """Write two folders of the same twelve PatientIDs, and return where they are."""
-    for name in ("north", "south"):
+    """Write two folders of the same twelve PatientIDs, and return where they are.
+
+    With keys of their own under which patients are on both sides.
+    """
+    for seed, name in enumerate(("north", "south")):
         write_hospital(tmp_path / name)
+        (tmp_path / f"state-{name}").mkdir()
+        (tmp_path / f"state-{name}" / "site.key").write_bytes(bytes([seed + 1]) * 32)
     return [Source(tmp_path / name, tmp_path / f"state-{name}") for name in ("north", "south")]
 
 

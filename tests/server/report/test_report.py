@@ -336,6 +336,15 @@ def test_headline_says_first_what_was_not_learned() -> None:
     assert headline(results | {"rounds": [good]}) == headline(results)
 
 
+def test_a_hospital_left_out_of_a_whole_run_was_not_judged() -> None:
+    """A run that held nobody out says so, whoever was too small for it, and names that one without a K."""
+    small = {"site": "8", "shot": None, "reason": "All 6 patients are on the test side"}
+    results = cells() | {"left_out": [small], "hospitals": [{}, {}]}
+    assert headline(results)[0].startswith("Meta-trained over 2 hospitals; no hospital was held out")
+    assert "Left out: 8: All 6 patients are on the test side." in printed(summary(results, {}), width=200)
+    assert headline(results | {"left_out": [small | {"shot": 1}]})[0].startswith("Nothing could be measured")
+
+
 def test_headline_tells_a_tie_and_the_yardstick() -> None:
     """Equal leaders are both named, and a lead of pooled is followed by the lead without it."""
     tie = headline(cells(("reptile", "a", 1, 0.9), ("fedavg", "a", 1, 0.9)))
