@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 from rich.cells import cell_len
@@ -14,6 +16,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -23,15 +26,42 @@ from common.errors import ZamenisError
 INTERRUPTED = 130
 """Exit code of Ctrl-C, into which Typer turns a KeyboardInterrupt."""
 
+PHASE, BAR = 32, 20
+"""Characters of a phase's name and of its bar: with spinner, counts and time they stay within 80."""
+
 console = Console(width=None if sys.stdout.isatty() else 110)
 errors = Console(stderr=True)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"zamenis {version('zamenis')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+]
+
+
 def command_line(told: str) -> typer.Typer:
-    """Return an empty command line; its tracebacks show no local variables, which may hold patients' rows."""
-    return typer.Typer(
-        help=told, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    """Return a command line that has `--version` and no command yet.
+
+    Its tracebacks show no local variables, which may hold patients' rows.
+    """
+    app = typer.Typer(
+        help=told,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
     )
+
+    @app.callback()
+    def program(version: Version = False) -> None:
+        pass
+
+    return app
 
 
 def run(app: typer.Typer, *, interrupted: str) -> None:
@@ -85,7 +115,7 @@ class ConsoleProgress:
         self._bars = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=BAR),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
@@ -100,7 +130,7 @@ class ConsoleProgress:
 
     def phase(self, name: str, steps: int) -> Callable[[], None]:
         """Begin a phase of so many steps; call what is returned after each."""
-        task = self._bars.add_task(name.ljust(32), total=steps)
+        task = self._bars.add_task(name.ljust(PHASE), total=steps)
         return lambda: self._bars.advance(task)
 
     def note(self, words: str) -> None:
@@ -108,6 +138,12 @@ class ConsoleProgress:
         plain(words)
 
     def counter(self, name: str) -> Callable[[int, int], None]:
-        """Return what takes (done, total) as a phase goes on."""
-        task = self._bars.add_task(name.ljust(32), total=None)
-        return lambda done, total: self._bars.update(task, completed=done, total=total)
+        """Return what takes (done, total) as a phase goes on; one that does nothing shows no bar."""
+        tasks: list[TaskID] = []
+
+        def count(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(self._bars.add_task(name.ljust(PHASE), total=total))
+            self._bars.update(tasks[0], completed=done, total=total)
+
+        return count

@@ -53,6 +53,7 @@ def meta_train(
 ) -> MetaTrained:
     """Run one meta-training over `sites`, from its last checkpoint in `directory` where there is one.
 
+    `on_round` takes that checkpoint, and the one of each round from there on.
     It begins with what its sites standardise numeric columns with, where they have any that the federation
     standardises. With `identities`, every site's public key, all is aggregated securely.
     """
@@ -62,6 +63,7 @@ def meta_train(
     groups = groups_of(config, algorithm, nodes)
     if path.exists():
         begun = checkpoint.load(path, identity=training)
+        on_round(begun)
     else:
         begun = _begin(grid, config, algorithm, sites, initial, identities)
         if begun.statistics:  # asked for once: a second sum could differ from the first by one hospital

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def demo(context: typer.Context) -> None:
+def demo(context: typer.Context, version: terminal.Version = False) -> None:
     """Run the demonstration when no command is given."""
     if context.invoked_subcommand is None:
         run()

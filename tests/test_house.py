@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import client.cli
 import server.cli
@@ -71,3 +72,10 @@ def test_no_number_is_taken_without_a_bound(app: typer.Typer) -> None:
     unbounded = [name for name, kind in numbers if kind.name in ("integer", "float")]
     assert unbounded == []
     assert any(kind.name in ("integer range", "float range") for _, kind in numbers)
+
+
+@pytest.mark.parametrize("app", [client.cli.app, server.cli.app, cli.app])
+def test_every_command_line_tells_its_version(app: typer.Typer) -> None:
+    """And nothing else happens: no demonstration begins."""
+    told = CliRunner().invoke(app, ["--version"])
+    assert (told.exit_code, told.output) == (0, f"zamenis {version('zamenis')}\n")

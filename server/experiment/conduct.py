@@ -23,6 +23,7 @@ from common.weights import Weights
 from common.wire import Description, Judgement
 from server import evaluation
 from server.app import MetaTrained, common_input_shape, meta_train, save_weights
+from server.checkpoint import Checkpoint
 from server.evaluation import Question
 from server.experiment.attendance import Roll, attend
 from server.experiment.journal import Journal
@@ -140,7 +141,7 @@ class _Floor:
                 self._sites_of(training, plan.hospitals),
                 self.initial[training.algorithm],
                 self.out / "training" / training.algorithm / _place(training),
-                lambda _: step(),
+                _through_rounds(step),
                 identities=None if ALGORITHMS[training.algorithm].pooled else self.identities,
             )
             for training in trainings
@@ -217,12 +218,26 @@ class _Floor:
             step()
         for index, words in lost.items():
             answers[unknown[index]] = Judgement({}, {}, 0.0, 0.0, left_out=words)
+            step()
         return [answer for answer in answers if answer is not None]
 
 
 def _place(training: Training) -> str:
     """Return the folder of a training below its algorithm's; names are quoted, so that none meet."""
     return "+".join(["without", *(quote(site, safe="") for site in training.excluded)])
+
+
+def _through_rounds(step: Callable[[], None]) -> Callable[[Checkpoint], None]:
+    """Return what steps once for each finished round: those of an earlier start at once."""
+    done = 0
+
+    def on_round(now: Checkpoint) -> None:
+        nonlocal done
+        for _ in range(now.state.server_round - done):
+            step()
+        done = now.state.server_round
+
+    return on_round
 
 
 def _per_draw(values: Scores, draws: int) -> Scores:

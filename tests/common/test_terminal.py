@@ -49,6 +49,21 @@ def show():
 terminal.run(app, interrupted="")
 """
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "show"], env=environment, capture_output=True, check=False
+    )
     assert (done.returncode, done.stdout.decode("latin-1")) == (2, "? Größe ??\n")
     assert done.stderr.decode("latin-1") == "Error /archiv/??: is gone.\n"
+
+
+def test_a_bar_stays_within_80_columns_and_one_that_counts_nothing_is_not_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A table is read at once, so it has no files to count; a bar of many thousands is the longest."""
+    with terminal.ConsoleProgress() as progress:
+        progress.counter("Reading files")
+        progress.counter("Writing DICOM")(12345, 12345)
+    (line,) = capsys.readouterr().out.strip().splitlines()
+    assert "Writing DICOM" in line
+    assert "12345/12345" in line
+    assert len(line) <= 80

@@ -192,16 +192,22 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
 
 def test_a_finished_run_is_resumed_without_computing_anything_again(
-    table_hospitals: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table_hospitals: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Checkpoints and answers stay the files they were."""
+    """Checkpoints and answers stay the files they were; the bar of what was finished before is full."""
     out = tmp_path / "out"
     over = ('experiment.algorithms=["reptile", "local-only"]', 'experiment.held-out=["site-1"]')
     assert command(monkeypatch, arguments(out, table_hospitals(3), *over)) == 0
     before, kept = figures(out), _written(out)
+    capsys.readouterr()
     assert command(monkeypatch, ["run", "--resume", str(out), "--workers", "1"]) == 0
     assert figures(out) == before
     assert _written(out) == kept
+    (bar,) = re.findall(r"Meta-training.* (\d+)/(\d+) ", capsys.readouterr().out)
+    assert bar == ("9", "9"), "three trainings of three rounds"
 
 
 def _written(out: Path) -> dict[Path, int]:
