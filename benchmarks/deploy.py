@@ -151,7 +151,7 @@ def on_ours(config: Config, folders: list[Path], stage: Path, rounds: int) -> tu
             policy.write_text(policy.read_text().replace('"required"', '"optional"'))
         coordinator = Federation.load(rehearsal.coordinator)
         await_nodes(Control(coordinator), SITES, coordinator.logs)
-        with open_run(coordinator, rehearsal.stage / "flower-run") as grid:
+        with open_run(coordinator, rehearsal.stage) as grid:
             played = Rounds(grid, config)
             first, *others = (played.timed(WAYS["prompt"]) for _ in range(2 * rounds + 1))
     return {"first": [first], "prompt": others}, played.digest()

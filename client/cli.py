@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.enrol import join as enrol
-from client.home import Home
-from client.introductions import not_known, with_another_key, wrapped
+from client.home import SERVICE, Home
+from client.introductions import not_known, wrapped
 from client.meet import confirm, roster, vouch
 from client.options import HERE, Directory
-from client.policy import lacking, policy_of
+from client.policy import policy_of
+from client.status import status
 from common import service, terminal
-from common.errors import ConfigError, ServiceError
+from common.errors import ServiceError
 from common.sections import TaskName
 from common.terminal import ConsoleProgress, console
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from client.dataset import Census
     from client.rows import Use
 
-SERVICE = "node"
 LOOK = 0.1
 """Seconds between two looks at a node that starts."""
 
@@ -210,11 +209,12 @@ def start(
     elif foreground:
         _serve(home)
     else:
+        unknown = not_known(home.roster(home.peers()).peers)  # of a damaged file before anything runs
         _start(home, argv)
         console.print("  zamenis-hospital status tells how it is; its log is logs/node.log.", highlight=False)
         if not home.settings.data:
             terminal.plain("  Nothing is registered yet: zamenis-hospital register FOLDER --label NAME")
-        if unknown := not_known(home.roster(home.peers()).peers):
+        if unknown:
             terminal.plain(f"  Not confirmed yet: {', '.join(unknown)}. zamenis-hospital confirm")
 
 
@@ -230,65 +230,7 @@ def stop(directory: Directory = HERE) -> None:
     )
 
 
-@app.command()
-def status(directory: Directory = HERE) -> None:
-    """Tell how the node is."""
-    from client.node import state_of
-    from client.registration import gone
-
-    home = Home.load(directory)
-    waits = _waits(home)
-    running = service.status(folder=home.directory, name=SERVICE)
-    told, peers = state_of(home), home.peers()
-    others = home.roster(peers).peers
-    unknown, pending = ", ".join(not_known(others)), ", ".join(with_another_key(others))
-    former = "; 0.1.0 confirmed a digest over everybody, which counts no more" if peers.held.former else ""
-    lines = {
-        "hospital": home.settings.site,
-        "federation": f"{home.settings.federation} at {home.settings.host}:{home.settings.port}",
-        "node": told.state if running else "not running; zamenis-hospital start",
-        "because": told.why if running else "",
-        "NOT CONFINED": f"the worker is not kept from {told.open}" if running and told.open else "",
-        "answered": f"{told.answered} messages since it started" if running else "",
-        "data": ", ".join(sorted({entry.label for entry in home.settings.data})) or "nothing registered",
-        "not there": ", ".join(gone(home.settings.data)),
-        "hours": home.settings.hours or "any",
-        "others": ", ".join(sorted(peers.pinned)) or "nobody known; zamenis-hospital roster asks",
-        "not confirmed": f"{unknown}; zamenis-hospital confirm{former}" if unknown else "",
-        "another key": f"{pending}; zamenis-hospital roster says what that can mean" if pending else "",
-        "waits": f"{waits}; zamenis-hospital allow" if waits else "",
-        "fingerprint": home.fingerprint,
-    }
-    for name, value in lines.items():
-        if value:
-            terminal.plain(f"{name:<13}  {value}")
-    _show_policy(home)
-
-
-def _waits(home: Home) -> str:
-    """Return what waits for the operator's word; nothing while policy.toml, which decides it, is damaged."""
-    from client.allow import listed, waiting
-
-    try:
-        return "; ".join(f"sums over {listed(one.cohort)}" for one in waiting(home))
-    except ConfigError:
-        return ""
-
-
-def _show_policy(home: Home) -> None:
-    """Tell what is wrong with policy.toml, or which of its strict defaults 0.1.0 did not have."""
-    try:
-        missing = lacking(home.policy)
-    except ConfigError as error:
-        terminal.plain(f"{'policy':<13}  {error}")
-        return
-    if missing:
-        terminal.plain(f"{'policy':<13}  lacks keys; what holds is stricter than what 0.1.0 took:")
-        rows = [(one.key, json.dumps(one.now), json.dumps(one.before)) for one in missing]
-        terminal.table(("key", "holds", "0.1.0"), rows)
-
-
-for command in (roster, confirm, vouch):
+for command in (status, roster, confirm, vouch):
     app.command()(command)
 
 

@@ -40,6 +40,8 @@ from common.secagg.identity import Identity, Peer, Roster
 from common.sections import Section, Share, Task, TaskName
 from common.settings import read_toml, validate
 
+SERVICE = "node"
+"""The name under which a running node holds its folder (`common.service`)."""
 HOURS = r"^(([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9])?$"
 
 

@@ -6,8 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 
 from common.secagg.identity import VOUCHERS, Peer
-
-COLUMNS = 80
+from common.terminal import COLUMNS
 
 
 def table(site: str, peers: Mapping[str, Peer], former: frozenset[str] = frozenset()) -> Iterator[str]:

@@ -136,7 +136,7 @@ def _converse(home: Home, peers: Peers, chosen: Iterable[str]) -> None:
             try:
                 _confirm(home, peers, {name: read_out})
                 break
-            except SecAggError as error:
+            except (EnrolmentError, SecAggError) as error:
                 _print(introductions.wrapped(f"Not confirmed. {error}"))
 
 
@@ -154,8 +154,21 @@ def _typed(question: str) -> str:
 
 
 def _confirm(home: Home, peers: Peers, read_out: dict[str, str]) -> None:
+    for name, words in read_out.items():
+        _check_whole(name, "".join(words.split()))
     peers.confirm(home.settings.site, home.identity, read_out)
     console.print(f"[green]✓[/] Confirmed: {', '.join(read_out)}.", highlight=False, soft_wrap=True)
+
+
+def _check_whole(name: str, words: str) -> None:
+    """Raise EnrolmentError where this is no whole fingerprint: a slip of the pen, and no alarm."""
+    strange = sorted(set(words.lower()) - set("0123456789abcdef"))
+    if strange or len(words) != HEXADECIMALS:
+        wrong = f"has {' '.join(strange)} in it" if strange else f"is {len(words)} characters long"
+        raise EnrolmentError(
+            f"{name}: what was typed {wrong}; a fingerprint is {HEXADECIMALS} of 0 to 9 and a to f, "
+            "in 16 groups of four. Have it read out again, whole."
+        )
 
 
 def _show(home: Home, peers: Peers) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class Node:
         config = config_of(self.home)
         self._worker = Worker(config, _reach(self.home, config), seconds=0.0)
         self._answered = 0
+        self._work: Work | None = None
         self._unsent: Unsent | None = None  # a reply outlives the line that it was computed on
         self._told: dict[str, object] = {}
         self._meets = 0.0  # when the roster is asked for next, by the monotonic clock
@@ -122,6 +123,7 @@ class Node:
             self._unsent = None
             last = time.monotonic()
             self._answered += 1
+            self._work = self._work and replace(self._work, since=time.time(), busy=False)
             self._tell(CONNECTED)
 
     def _meet(self) -> None:
@@ -149,8 +151,7 @@ class Node:
 
     def _answer(self, message: Message) -> Message:
         """Return the worker's reply, or a refusal where it has none."""
-        kind, round_ = message.metadata.message_type, message.metadata.group_id
-        logger.info("run %d%s: %s", message.metadata.run_id, f", round {round_}" if round_ else "", kind)
+        self._begin(message)
         try:
             self._renew()
             self._worker.seconds = policy_of(self.home.policy).max_seconds
@@ -164,6 +165,17 @@ class Node:
         except Exception:
             logger.exception("a message failed at the node")
             return self._refuse(message, wire.FAILED, wire.WORDS[wire.FAILED])
+
+    def _begin(self, message: Message) -> None:
+        """Tell what is worked at; a message that is of no round belongs to the last one of its run."""
+        told, kind = message.metadata, message.metadata.message_type
+        name, server_round = wire.place_of(told.group_id)
+        run = name or f"run {told.run_id}"
+        if self._work and self._work.run == run:
+            server_round = server_round or self._work.round
+        self._work = Work(run, server_round, time.time(), busy=True)
+        logger.info("%s%s: %s", run, f", round {server_round}" if server_round else "", kind)
+        self._tell(CONNECTED)
 
     def _compute(self, message: Message) -> Message:
         return self._worker.serve(message, stopping=self.stopping.is_set)
@@ -204,6 +216,7 @@ class Node:
             "answered": self._answered,
             "worker": self._worker.pid,
             "open": walls.missing if walls else "",
+            "work": self._work and asdict(self._work),
         }
         if told == self._told:
             return
@@ -242,6 +255,19 @@ def status_file(home: Home) -> Path:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a node works at, or did last."""
+
+    run: str
+    """The run's name at the coordinator, or Flower's number of it."""
+    round: int
+    """0: none, as when cases are counted or phi is judged."""
+    since: float
+    """Unix time of the message, or of its answer."""
+    busy: bool
+
+
+@dataclass(frozen=True)
 class State:
     """How a running node said it is."""
 
@@ -252,14 +278,17 @@ class State:
     """Messages since it started."""
     open: str = ""
     """What this machine's Linux does not keep the worker from."""
+    work: Work | None = None
+    """None before the first message."""
 
 
 def state_of(home: Home) -> State:
     """Return how a running node said it is."""
     try:
         told = json.loads(status_file(home).read_text(encoding="utf-8"))
-        return State(told["state"], told["why"], told["answered"], told["open"])
-    except (OSError, ValueError, KeyError):
+        work = Work(**told["work"]) if told["work"] else None
+        return State(told["state"], told["why"], told["answered"], told["open"], work)
+    except (OSError, ValueError, KeyError, TypeError):
         return State(STARTING)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Annotated
@@ -26,8 +27,12 @@ from common.errors import ZamenisError
 INTERRUPTED = 130
 """Exit code of Ctrl-C, into which Typer turns a KeyboardInterrupt."""
 
+COLUMNS = 80
+"""Of the narrowest terminal."""
+NAME = 15
+"""Characters of a fact's name, with what keeps it from the fact."""
 PHASE, BAR = 32, 20
-"""Characters of a phase's name and of its bar: with spinner, counts and time they stay within 80."""
+"""Characters of a phase's name and of its bar: with spinner, counts and time they fit."""
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 errors = Console(stderr=True)
@@ -101,6 +106,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for line in lines:
         cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
         plain("  ".join(cells).rstrip())
+
+
+def facts(lines: Mapping[str, str]) -> None:
+    """Print names and what is to be said of each, within a narrow terminal; nothing where that is empty."""
+    for name, words in lines.items():
+        indent = name.ljust(NAME)
+        for line in words.splitlines():
+            for part in textwrap.wrap(line, COLUMNS - NAME, break_on_hyphens=False, break_long_words=False):
+                plain(indent + part)
+                indent = " " * NAME
 
 
 def plain(words: str) -> None:

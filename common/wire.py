@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import asdict, dataclass, field
@@ -205,6 +206,17 @@ def instruct(
     if phi is not None:
         content["phi"] = phi
     return Message(content, node_id, kind, ttl=seconds, group_id=str(instruction.server_round))
+
+
+def name_run(message: Message, run: str) -> None:
+    """Write into a message's envelope, beside its round, what its coordinator calls the run."""
+    message.metadata.group_id = f"{message.metadata.group_id} {run}"
+
+
+def place_of(group_id: str) -> tuple[str, int]:
+    """Return what an envelope says of run and round, for people alone: empty and 0 where it says nothing."""
+    found = re.fullmatch(r"(\d{0,6}) ?([\w-]{0,64})", group_id, re.ASCII)
+    return (found[2], int(found[1] or 0)) if found else ("", 0)
 
 
 def read_instruction(message: Message) -> Instruction:

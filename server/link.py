@@ -46,7 +46,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
-from common import transport
+from common import transport, wire
 from common.errors import LinkError, WireError
 from common.files import write_text
 from common.object_tree import identifiers
@@ -66,18 +66,19 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def open_run(federation: Federation, memory: Path) -> Iterator[LinkGrid]:
-    """Begin a run and yield its grid; the run ends with the block, well or badly.
+def open_run(federation: Federation, folder: Path) -> Iterator[LinkGrid]:
+    """Begin the run in `folder`, whose name hospitals show, and yield its grid; it ends with the block.
 
-    `memory` is a file that keeps the run's number: where its coordinator was killed, the next one ends it
-    first, so that no hospital goes on with work that nobody waits for.
+    A file there keeps Flower's number of it: where its coordinator was killed, the next one ends it first, so
+    that no hospital goes on with work that nobody waits for.
     """
+    memory = folder / "flower-run"
     with Control(federation) as control:
         with suppress(OSError, ValueError, UnwantedError):
             control.stop_run(int(memory.read_text(encoding="ascii")))
         run_id = control.start_run()
         write_text(memory, str(run_id))
-        grid = LinkGrid(federation, *_take(federation, control, run_id))
+        grid = LinkGrid(federation, *_take(federation, control, run_id), folder.name)
     status, details = SubStatus.FAILED, "the coordinator stopped it"
     try:
         yield grid
@@ -105,7 +106,8 @@ class Arrival:
 class LinkGrid(Grid):
     """The connected hospitals, for one run."""
 
-    def __init__(self, federation: Federation, run_id: int, token: str) -> None:
+    def __init__(self, federation: Federation, run_id: int, token: str, name: str) -> None:
+        self._name = name
         self._client = _client(federation, RuntimeTokenHttpInterceptor(token))
         self._node = Node(node_id=SUPERLINK_NODE_ID)
         self._closed = threading.Event()
@@ -192,6 +194,7 @@ class LinkGrid(Grid):
         self._client.close()
 
     def _push(self, message: Message) -> str:
+        wire.name_run(message, self._name)
         parcel = transport.take_apart(message)
         offer = PushAppMessagesRequest(messages_list=[parcel.header], message_object_trees=[parcel.tree])
         taken = asked(self._client.PushMessages, offer)

@@ -262,7 +262,7 @@ def _through_outages(
     retry, begun = 1.0, False
     while True:
         try:
-            with open_run(federation, run.folder / "flower-run") as grid:
+            with open_run(federation, run.folder) as grid:
                 retry, begun = 1.0, True
                 here = enrolled(federation)
                 entries = [one for name, one in here.items() if name in run.chosen or not run.chosen]

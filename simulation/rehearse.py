@@ -30,6 +30,8 @@ from simulation.run import hospital_folders
 
 KEPT = ("results.json", "report.html", "phi.safetensors", "tensorboard", "run.log", "sites.json")
 """What a rehearsal keeps of its run's folder."""
+GROUPS = 16
+"""Of four hexadecimals, in a fingerprint."""
 
 
 class RehearsalError(ZamenisError):
@@ -72,7 +74,7 @@ class Rehearsal:
         heard = {}
         for folder in self.hospitals:
             told = self.tell(folder.name, "status").split("fingerprint", 1)[1]
-            heard[folder.name] = "".join(told.split("\n", 1)[0].split())
+            heard[folder.name] = "".join(told.split()[:GROUPS])
         for folder in self.hospitals:
             others = (f"{name}={read_out}" for name, read_out in heard.items() if name != folder.name)
             self.tell(folder.name, "confirm", *others)

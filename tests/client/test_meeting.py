@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
@@ -138,6 +138,29 @@ def test_asking_and_typing(there: Coordinator, tmp_path: Path) -> None:
     assert "st-anna reads out" not in chosen.output
     assert known(homes["st-bern"]) == {"st-david"}
     assert all(len(line) <= 80 for line in (said.output + told).splitlines() if "reads out" not in line)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (lambda whole: whole[:39], "is 32 characters long"),
+        (lambda whole: f"{whole} 4f39", "is 68 characters long"),
+        (lambda whole: whole[:-1] + "x", "has x in it"),
+    ],
+)
+def test_a_slip_of_the_pen_is_no_alarm(
+    there: Coordinator, tmp_path: Path, typed: Callable[[str], str], words: str
+) -> None:
+    """What is no whole fingerprint is told as that, and nobody is said to stand in between."""
+    with online(there) as port:
+        homes = joined(there, port, tmp_path, "st-anna", "st-bern")
+        read_out = typed(homes["st-bern"].fingerprint)
+        ended = tell(homes["st-anna"], "confirm", "st-bern", *read_out.split())
+        asked_for = tell(homes["st-anna"], "confirm", typed=f"{read_out}\n\n\n").output
+    assert words in str(ended.exception)
+    assert words in " ".join(asked_for.split())
+    assert "stand in between" not in str(ended.exception) + asked_for
+    assert known(homes["st-anna"]) == set()
 
 
 def test_another_key_is_told_in_plain_words(there: Coordinator, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def thirteen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
 def coordinator(thirteen: Crowd, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Coordinator]:
     """Return a run over the coordinator's own SuperLink."""
     phi = weights.pack(shared_weights(thirteen.config, "reptile", (COLUMNS,)))
-    with open_run(thirteen.federation, tmp_path / "flower-run") as grid:
+    with open_run(thirteen.federation, tmp_path) as grid:
         yield Coordinator(thirteen, grid, request.node.name, phi)
 
 

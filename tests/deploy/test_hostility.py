@@ -91,7 +91,7 @@ def test_a_lying_hospital_is_left_out_and_the_others_go_on(
         reply = honest(message, config)
         if message.metadata.message_type != "train":
             return reply
-        return LIES[int(message.metadata.group_id) - 1](message, reply)
+        return LIES[wire.place_of(message.metadata.group_id)[1] - 1](message, reply)
 
     with Impostor(liar, lying):
         connected(stage, *EVERYONE, "site-4")

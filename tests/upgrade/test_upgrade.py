@@ -129,7 +129,7 @@ def test_whom_a_digest_confirmed_nobody_has_confirmed(older: Older) -> None:
         assert before == others
         assert home.peers().held.former == others
         assert home.roster(home.peers()).unconfirmed(others) == len(others)
-        shown = CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output
+        shown = " ".join(CliRunner().invoke(app, ["status", "--dir", str(home.directory)]).output.split())
         assert f"{', '.join(sorted(others))}; zamenis-hospital confirm; 0.1.0 confirmed a digest" in shown
         home.peers().confirm(site, home.identity, {name: older.home(name).fingerprint for name in others})
         assert home.roster(home.peers()).unconfirmed(others) == 0
