@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib.metadata import version
 
 from cryptography import x509
 
 from client.coordinator import NOT_ADMITTED, Coordinator, trouble_with_clock
 from client.home import Home
 from client.peers import Peers
-from common.enrolment import Code, RosterQuestion
+from common.enrolment import About, Code, RosterQuestion
 from common.errors import EnrolmentError, EnrolmentRefused, SecAggError
 from common.secagg.encoding import dump, load
 from common.secagg.vouching import Vouch
@@ -22,12 +23,13 @@ def ask(home: Home) -> Peers:
 
     Raises EnrolmentError where no answer can be had.
     """
-    settings = home.settings
+    settings, peers = home.settings, home.peers()
     question = RosterQuestion.sign(
         federation=settings.federation,
         hospital=settings.site,
         time=time.time(),
-        vouches=[dump(one) for one in home.peers().held.given],
+        about=About(version=version("zamenis"), knows=tuple(_known(home, peers))),
+        vouches=[dump(one) for one in peers.held.given],
         sign=home.keys().identity.sign,
     )
     try:
@@ -37,6 +39,11 @@ def ask(home: Home) -> Peers:
             raise
         raise EnrolmentError(compare_clocks(home) or NOT_ADMITTED) from error
     return home.peers().learn(settings.site, answer.identity_keys, _read(answer.vouches), settings.federation)
+
+
+def _known(home: Home, peers: Peers) -> list[str]:
+    known = home.roster(peers).peers
+    return sorted(name for name, peer in known.items() if peer.trusted and name != home.settings.site)
 
 
 def compare_clocks(home: Home) -> str:

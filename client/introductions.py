@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from common.identity import in_two_lines
 from common.secagg.identity import VOUCHERS, Peer
 from common.terminal import COLUMNS
 
@@ -85,9 +86,8 @@ def to_read_out(fingerprint: str) -> Iterator[str]:
     yield ""
     yield "Telephone the others, by numbers that do not come from the coordinator. Type"
     yield "what each operator reads out, or nothing where he is not on the line. Read out:"
-    groups = fingerprint.split()
-    for half in (groups[:8], groups[8:]):
-        yield f"  {' '.join(half)}"
+    for half in in_two_lines(fingerprint).splitlines():
+        yield f"  {half}"
 
 
 def _hangs(peer: Peer) -> bool:

@@ -14,6 +14,7 @@ from client.options import HERE, Directory
 from client.policy import Lacking, lacking
 from common import service, terminal
 from common.errors import ZamenisError
+from common.identity import in_two_lines
 
 if TYPE_CHECKING:
     from client.node import Work
@@ -37,7 +38,7 @@ def status(directory: Directory = HERE) -> None:
         "hours": home.settings.hours or "any",
         **_others(home),
         "waits": "" if policy else _or_why(lambda: _waits(home)),  # the policy decides what waits
-        "fingerprint": _or_why(lambda: _in_two_lines(home.fingerprint)),
+        "fingerprint": _or_why(lambda: in_two_lines(home.fingerprint)),
         "policy": f"lacks keys; {STRICTER}" if missing else policy,
     }
     terminal.facts(lines)
@@ -102,11 +103,6 @@ def _policy(home: Home) -> tuple[list[Lacking], str]:
         return lacking(home.policy), ""
     except ZamenisError as error:
         return [], str(error)
-
-
-def _in_two_lines(fingerprint: str) -> str:
-    groups = fingerprint.split()
-    return "\n".join(" ".join(half) for half in (groups[:8], groups[8:]))
 
 
 def _or_why(tell: Callable[[], str]) -> str:

@@ -52,7 +52,7 @@ QUESTION_TOLERANCE = 60.0
 """Seconds for which a signed question is good."""
 
 _PROOF = b"zamenis enrolment v1"
-_QUESTION = b"zamenis roster question v1"
+_QUESTION = b"zamenis roster question v2"
 
 
 class Code(StrEnum):
@@ -195,12 +195,26 @@ class Welcome(_Crossing):
     """Of every enrolled hospital, this one included; empty while pending."""
 
 
+class About(_Crossing):
+    """What a hospital says of itself, for the coordinator's people to see."""
+
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z.+-]{1,32}$")]
+    """Of the Zamenis that it runs."""
+    knows: Annotated[tuple[Name, ...], Field(max_length=MOST_VOUCHES)] = ()
+    """The hospitals that count for it: confirmed by a call, or vouched for."""
+
+    def signed(self) -> bytes:
+        """Return it as it is signed."""
+        return framed(self.version.encode(), *(name.encode() for name in self.knows))
+
+
 class RosterQuestion(_Crossing):
-    """An enrolled hospital asks who else is, and says for whom it vouches."""
+    """An enrolled hospital asks who else is, and says for whom it vouches and whom it knows."""
 
     hospital: Name
     time: float
     """The hospital's clock in unix seconds: a question that somebody recorded is worth nothing later."""
+    about: About
     vouches: Annotated[tuple[SignedVouch, ...], Field(max_length=MOST_VOUCHES)] = ()
     """Its own, each in the canonical encoding (`common.secagg.vouching`)."""
     proof: Signature
@@ -213,25 +227,30 @@ class RosterQuestion(_Crossing):
         federation: str,
         hospital: str,
         time: float,
+        about: About,
         sign: Callable[[bytes], bytes],
         vouches: Sequence[bytes] = (),
     ) -> RosterQuestion:
         """Return the question, signed by the hospital's identity key."""
-        proof = sign(cls._statement(federation, hospital, time, vouches))
-        return cls(hospital=hospital, time=time, vouches=tuple(vouches), proof=proof)
+        proof = sign(cls._statement(federation, hospital, time, about, vouches))
+        return cls(hospital=hospital, time=time, about=about, vouches=tuple(vouches), proof=proof)
 
     def is_proven(self, federation: str, identity_key: bytes, now: float) -> bool:
         """Return whether the owner of that key asks, now."""
         try:
             key = Ed25519PublicKey.from_public_bytes(identity_key)
-            key.verify(self.proof, self._statement(federation, self.hospital, self.time, self.vouches))
+            said = self._statement(federation, self.hospital, self.time, self.about, self.vouches)
+            key.verify(self.proof, said)
         except (InvalidSignature, ValueError):
             return False
         return abs(now - self.time) <= QUESTION_TOLERANCE
 
     @staticmethod
-    def _statement(federation: str, hospital: str, time: float, vouches: Sequence[bytes]) -> bytes:
-        return framed(_QUESTION, federation.encode(), hospital.encode(), repr(time).encode(), *vouches)
+    def _statement(
+        federation: str, hospital: str, time: float, about: About, vouches: Sequence[bytes]
+    ) -> bytes:
+        asks = (federation.encode(), hospital.encode(), repr(time).encode(), about.signed())
+        return framed(_QUESTION, *asks, *vouches)
 
 
 class RosterAnswer(_Crossing):

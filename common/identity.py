@@ -26,3 +26,9 @@ def fingerprint(key: bytes) -> str:
     """Return SHA-256 of a public key in hexadecimal, in 16 groups of four that two people can read out."""
     text = hashlib.sha256(key).hexdigest()
     return " ".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def in_two_lines(fingerprint: str) -> str:
+    """Return a fingerprint as two lines of eight groups, as a narrow terminal shows it."""
+    groups = fingerprint.split()
+    return "\n".join(" ".join(half) for half in (groups[:8], groups[8:]))

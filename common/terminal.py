@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
+from itertools import zip_longest
 from typing import Annotated
 
 import typer
@@ -100,12 +101,19 @@ def listed(text: str) -> list[str]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns; no line is broken, so that what stands in a cell can be copied whole."""
-    lines = [header, *rows]
+    """Print aligned columns; no line is broken, so that what stands in a cell can be copied whole.
+
+    A cell may be of several lines.
+    """
+    lines = [line for row in (header, *rows) for line in _lines_of(row)]
     widths = [max(cell_len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
         cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
         plain("  ".join(cells).rstrip())
+
+
+def _lines_of(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return zip_longest(*(cell.splitlines() or [""] for cell in row), fillvalue="")
 
 
 def facts(lines: Mapping[str, str]) -> None:

@@ -73,3 +73,12 @@ def load(path: Path, *, identity: str) -> Checkpoint:
     clip = float.fromhex(metadata["clip"])
     state = OuterState(tensors["phi"], int(metadata["server_round"]), moments, clip)
     return Checkpoint(state, json.loads(metadata["history"]), metadata["statistics"], metadata["run"])
+
+
+def history_at(path: Path) -> list[Mapping[str, Any]]:
+    """Return the rounds that the checkpoint at `path` tells of; none where none can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(json.loads((file.metadata() or {})["history"]))
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return []

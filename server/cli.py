@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,9 @@ import typer
 
 from common import service, terminal
 from common.errors import ConfigError, LinkError, ServiceError
+from common.identity import in_two_lines
 from common.terminal import ConsoleProgress, console
+from server.entry import Status
 from server.federation import Federation
 from server.federation import found as found_federation
 from server.roster import Roster
@@ -137,7 +140,12 @@ def roster(directory: Directory = HERE) -> None:
     entries = Roster(federation.roster).entries()
     seen = _last_seen(federation)
     rows = [
-        (entry.hospital, str(entry.status), seen.get(entry.node_id, "-"), entry.fingerprint or "-")
+        (
+            entry.hospital,
+            str(entry.status),
+            seen.get(entry.node_id, "-"),
+            in_two_lines(entry.fingerprint) or "-",
+        )
         for entry in entries
     ]
     terminal.table(("hospital", "status", "last seen", "fingerprint"), rows)
@@ -183,14 +191,31 @@ def stop(directory: Directory = HERE) -> None:
 
 @app.command()
 def status(directory: Directory = HERE) -> None:
-    """Tell whether the service runs, who is connected, and when its certificate ends."""
+    """Tell how the service, the hospitals and the run are that goes on, or the last one."""
+    from server import overview
+    from server.runs import all_runs, enrolled
+
     federation = Federation.load(directory)
     running = service.status(folder=federation.directory, name=SERVICE)
-    connected = sorted(name for name, seen in _by_name(federation).items() if seen == ONLINE)
-    console.print(f"federation   {federation.name} at {federation.host}:{federation.port}", highlight=False)
-    console.print(f"service      {'running' if running else 'not running; zamenis-coordinator start'}")
-    console.print(f"connected    {', '.join(connected) or 'nobody'}", highlight=False)
-    console.print(f"certificate  ends {federation.certificate_ends():%Y-%m-%d}", highlight=False)
+    here, about = enrolled(federation), Roster(federation.roster).about()
+    terminal.facts(
+        {
+            "federation": f"{federation.name} at {federation.host}:{federation.port}",
+            "version": version("zamenis"),
+            "service": "running" if running else "not running; zamenis-coordinator start",
+            "certificate": f"ends {federation.certificate_ends():%Y-%m-%d}",
+            "to accept": ", ".join(_pending(federation)),
+        }
+    )
+    known = all_runs(federation)
+    for one in [one for one in known if one.running] or known[-1:]:
+        terminal.facts(overview.of_run(one, here))
+    if here:
+        terminal.plain("")
+        rows = overview.of_hospitals(here, _by_name(federation), about)
+        terminal.table(("hospital", "seen", "version", "has yet to confirm"), rows)
+    else:
+        terminal.plain("No hospital is enrolled; zamenis-coordinator admit HOSPITAL")
 
 
 @app.command()
@@ -235,8 +260,12 @@ def runs(directory: Directory = HERE) -> None:
 
     rows = []
     for one in all_runs(Federation.load(directory)):
-        config = one.config
-        named, hospitals = ", ".join(config.experiment.algorithms), ", ".join(one.hospitals)
+        try:
+            config, hospitals = one.config, ", ".join(one.hospitals)
+        except ConfigError:
+            rows.append((one.name, "damaged", "", "", ""))
+            continue
+        named = ", ".join(config.experiment.algorithms)
         rows.append((one.name, str(one.end.state), str(config.training.rounds), named, hospitals))
     terminal.table(("run", "state", "rounds", "algorithms", "hospitals"), rows)
 
@@ -280,6 +309,11 @@ def _by_name(federation: Federation) -> dict[str, str]:
     seen = _last_seen(federation)
     entries = Roster(federation.roster).entries()
     return {entry.hospital: seen[entry.node_id] for entry in entries if entry.node_id in seen}
+
+
+def _pending(federation: Federation) -> list[str]:
+    entries = Roster(federation.roster).entries()
+    return [one.hospital for one in entries if one.status is Status.PENDING]
 
 
 def _last_seen(federation: Federation) -> dict[int, str]:

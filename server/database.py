@@ -40,6 +40,12 @@ CREATE TABLE vouch (
     PRIMARY KEY (voucher, subject)
 ) STRICT, WITHOUT ROWID;
 """,
+    """
+CREATE TABLE about (
+    hospital TEXT PRIMARY KEY COLLATE NOCASE,
+    said TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+""",
 )
 """What each version adds to the one before; 0.1.0 wrote the first."""
 VERSION = len(_VERSIONS)

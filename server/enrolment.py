@@ -79,6 +79,7 @@ class Enrolment:
         proven = question.is_proven(self._federation.name, own or _nobodys_key(), self._clock())
         if own is None or not proven:
             raise refused(Code.UNKNOWN)
+        self._roster.take_about(question.hospital, question.about)
         if question.vouches:
             self._roster.take_vouches(question.hospital, self._words_of(question, own))
         return RosterAnswer(identity_keys=keys, vouches=self._roster.vouches())

@@ -19,6 +19,15 @@ def log_to(path: Path) -> None:
     logger.propagate = False
 
 
+def warnings_in(path: Path) -> list[tuple[str, str]]:
+    """Return the time of day and the words of each warning in a log of ours, oldest first."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return re.findall(r"^[\d-]+ ([\d:]+),\d+ zamenis\S* (?:WARNING|ERROR) (.*)$", text, re.MULTILINE)
+
+
 class OneLine(logging.Formatter):
     """Writes a message on one line, so that nobody's words in it look like another entry."""
 

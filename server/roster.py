@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from common.enrolment import Application, Code, refused
+from common.enrolment import About, Application, Code, refused
 from common.errors import EnrolmentError
 from common.invitation import new_secret
 from common.names import check_name
@@ -100,6 +100,7 @@ class Roster:
         entry = self._settle(hospital, before, Status.REVOKED, now)
         with self._database.transaction() as database:
             database.execute("DELETE FROM vouch WHERE ? IN (voucher, subject)", (entry.hospital,))
+            database.execute("DELETE FROM about WHERE hospital = ?", (entry.hospital,))
         return entry
 
     def entries(self) -> tuple[Entry, ...]:
@@ -153,6 +154,18 @@ class Roster:
                 if known and known.hospital == one.subject and (last is None or last[0] < one.serial < 2**63):
                     row = (hospital, one.subject, one.serial, dump(one))
                     database.execute("INSERT OR REPLACE INTO vouch VALUES (?, ?, ?, ?)", row)
+
+    def take_about(self, hospital: str, about: About) -> None:
+        """Keep what a hospital said last of itself."""
+        with self._database.transaction() as database:
+            row = (hospital, about.to_json().decode())
+            database.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", row)
+
+    def about(self) -> dict[str, About]:
+        """Return what each hospital said last of itself, by name; who has said nothing yet is not there."""
+        with self._database.reading() as database:
+            rows = database.execute("SELECT hospital, said FROM about")
+            return {hospital: About.model_validate_json(said) for hospital, said in rows}
 
     def vouches(self) -> tuple[bytes, ...]:
         """Return enrolled hospitals' words on each other, each in the canonical encoding."""

@@ -96,9 +96,14 @@ class Run:
         return (self.folder / RESULTS).is_file()
 
     @property
+    def running(self) -> bool:
+        """Whether a process carries it out now."""
+        return service.status(self.folder, PROCESS) is not None
+
+    @property
     def end(self) -> End:
         """How the run is; why, where it ended without having finished."""
-        if service.status(self.folder, PROCESS):
+        if self.running:
             return End(State.RUNNING, "")
         if self.finished:
             return End(State.FINISHED, "")
@@ -116,9 +121,12 @@ class Run:
 
     @property
     def hospitals(self) -> list[str]:
-        """Who took part; nobody before the run's first start."""
+        """Who took part; nobody before the run's first start. ConfigError where that is damaged."""
         path = self.folder / "sites.json"
-        return sorted(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+        try:
+            return sorted(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+        except ValueError as error:
+            raise ConfigError(f"{path}: is damaged; restore it, or begin another run.") from error
 
     @property
     def results(self) -> Mapping[str, Any]:
@@ -268,7 +276,7 @@ def _through_outages(
                 entries = [one for name, one in here.items() if name in run.chosen or not run.chosen]
                 names = {one.node_id: one.hospital for one in entries}
                 training = config.training_of(config.experiment.algorithms[0])
-                roll = Roll(names, max(training.round_timeout, config.experiment.timeout), tell)
+                roll = Roll(names, max(training.round_timeout, config.experiment.timeout), logger.warning)
                 identities = {one.hospital: one.identity_key for one in entries}
                 secure = config.secure_aggregation.where != "nowhere"
                 return conduct(grid, config, run.folder, progress, roll, identities if secure else None)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -140,7 +139,7 @@ class _Floor:
                 training.algorithm,
                 self._sites_of(training, plan.hospitals),
                 self.initial[training.algorithm],
-                self.out / "training" / training.algorithm / _place(training),
+                self.out / training.folder,
                 _through_rounds(step),
                 identities=None if ALGORITHMS[training.algorithm].pooled else self.identities,
             )
@@ -220,11 +219,6 @@ class _Floor:
             answers[unknown[index]] = Judgement({}, {}, 0.0, 0.0, left_out=words)
             step()
         return [answer for answer in answers if answer is not None]
-
-
-def _place(training: Training) -> str:
-    """Return the folder of a training below its algorithm's; names are quoted, so that none meet."""
-    return "+".join(["without", *(quote(site, safe="") for site in training.excluded)])
 
 
 def _through_rounds(step: Callable[[], None]) -> Callable[[Checkpoint], None]:

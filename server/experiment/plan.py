@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,12 @@ class Training:
 
     algorithm: str
     excluded: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Its folder below a run's; names are quoted, so that none meet."""
+        without = "+".join(["without", *(quote(site, safe="") for site in self.excluded)])
+        return Path("training") / self.algorithm / without
 
 
 @dataclass(frozen=True)

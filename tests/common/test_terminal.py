@@ -56,6 +56,30 @@ terminal.run(app, interrupted="")
     assert done.stderr.decode("latin-1") == "Error /archiv/??: is gone.\n"
 
 
+def test_a_cell_of_two_lines_stays_in_its_column(capsys: pytest.CaptureFixture[str]) -> None:
+    """The other cells of its row are empty below; an empty cell is one line."""
+    terminal.table(
+        ("hospital", "fingerprint", "seen"), [("st-anna", "4f39 aa\n77 31", ""), ("a", "-", "now")]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "hospital  fingerprint  seen",
+        "st-anna   4f39 aa",
+        "          77 31",
+        "a         -            now",
+    ]
+
+
+def test_facts_are_broken_within_their_column(capsys: pytest.CaptureFixture[str]) -> None:
+    """At words, never within one that has to be copied; what is empty is left out."""
+    path = "/srv/" + "a" * 90
+    terminal.facts({"because": f"{'word ' * 30}{path}", "waits": "", "left out": "a, round 1\nb, round 2"})
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line) <= 80 or line.strip() == path for line in lines] == [True] * len(lines)
+    assert lines[0].startswith("because        word word")
+    assert lines[1].startswith(" " * 15 + "word")
+    assert lines[-2:] == ["left out       a, round 1", "               b, round 2"]
+
+
 def test_a_bar_stays_within_80_columns_and_one_that_counts_nothing_is_not_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

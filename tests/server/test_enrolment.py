@@ -18,6 +18,7 @@ from common.enrolment import (
     MAX_ROSTER,
     MOST_VOUCHES,
     REFUSALS,
+    About,
     Code,
     Greeting,
     Refusal,
@@ -197,6 +198,7 @@ def test_vouches_are_taken_from_whom_they_are_by(there: Coordinator) -> None:
             federation="demo",
             hospital="a",
             time=float(NOW),
+            about=About(version="0.2.0", knows=("b",)),
             sign=keys["a"].identity.sign,
             vouches=vouches if signed is None else signed,
         )
@@ -216,13 +218,40 @@ def test_vouches_are_taken_from_whom_they_are_by(there: Coordinator) -> None:
     assert RosterAnswer.model_validate_json(ask([])[1]).vouches == ()
 
 
+def test_what_a_hospital_says_of_itself_is_kept_where_it_is_proved(there: Coordinator) -> None:
+    """Its last word; gone with the hospital; nothing that was altered on the way, and nothing strange."""
+    keys = Keys.make()
+    there.enrolment().apply(application(there.invite("a"), keys).to_json())
+
+    def say(about: About, sent: dict[str, object] | None = None, at: float = float(NOW)) -> tuple[int, bytes]:
+        sign = keys.identity.sign
+        question = RosterQuestion.sign(federation="demo", hospital="a", time=at, about=about, sign=sign)
+        body = json.loads(question.to_json())
+        body["about"] |= sent or {}
+        return there.enrolment(clock=lambda: at).tell_roster(json.dumps(body).encode())
+
+    first, second = About(version="0.2.0"), About(version="0.3.0", knows=("b", "c"))
+    assert say(first)[0] == 200
+    assert there.roster.about() == {"a": first}
+    assert refusal(say(second, {"knows": ["b"]})) is Code.UNKNOWN
+    assert refusal(say(second, {"version": "\x1b[2J"})) is Code.MALFORMED
+    assert there.roster.about() == {"a": first}
+    assert say(second)[0] == 200
+    assert there.roster.about() == {"a": second}
+    there.roster.revoke("a", now=NOW)
+    assert there.roster.about() == {}
+
+
 def test_the_longest_question_and_answer_fit_their_bounds() -> None:
     """A hospital's words on 254 others, and everybody's on everybody, with names of 32 letters."""
     name, identity = "a" * LONGEST, Identity.make()
     one = dump(vouch(identity, name, name, name, identity.public, "in person", NOW))
     assert len(one) <= MOST_BYTES
     sign = Keys.make().identity.sign
-    question = RosterQuestion.sign(federation=name, hospital=name, time=NOW, sign=sign, vouches=[one] * 255)
+    everybody = About(version="0" * LONGEST, knows=(name,) * 255)
+    question = RosterQuestion.sign(
+        federation=name, hospital=name, time=NOW, about=everybody, sign=sign, vouches=[one] * 255
+    )
     assert len(question.to_json()) <= MAX_QUESTION
     keys = {f"{number:0{LONGEST}}": bytes(32) for number in range(255)}
     some = len(RosterAnswer(identity_keys=keys, vouches=(one,) * 255).to_json())

@@ -304,6 +304,7 @@ def test_a_roster_of_0_1_0_is_carried_over(tmp_path: Path) -> None:
     entry = enter(old, "st-anna")
     with closing(sqlite3.connect(path)) as database:
         database.execute("DROP TABLE vouch")
+        database.execute("DROP TABLE about")
         database.execute("PRAGMA user_version = 1")
         database.commit()
     roster = Roster(path)
