@@ -7,7 +7,6 @@ rows.lock        held while either is written: registering and answering meet on
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 from client.rows import Group, Record, Row, Use
 from common.errors import DataError
 from common.files import PRIVATE, write_text
+from common.machine import lock
 
 FORMAT = 1
 ANEW = "its rows were registered anew in the meantime; ask again."
@@ -95,7 +95,7 @@ class Book:
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.path.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file.fileno())
             yield
 
 

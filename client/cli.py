@@ -33,7 +33,8 @@ LOOK = 0.1
 """Seconds between two looks at a node that starts."""
 
 app = terminal.command_line(
-    "Run a hospital's node: its data stay here, and so does every decision about them."
+    "Run a hospital's node: its data stay here, and so does every decision about them.",
+    linux="zamenis-hospital",
 )
 
 

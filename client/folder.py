@@ -22,7 +22,7 @@ from torch import Tensor
 
 from client.cache import Cache
 from client.cells import as_path
-from client.image_child import ImageChild
+from client.image_child import image_reader
 from client.journal import BETWEEN
 from client.labels import ONE_BY_ONE, read_labels
 from client.masks import Masks
@@ -126,7 +126,7 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
         kept = caches.enter_context(_cache(state, (1, size, size), keys, f"masks-{len(task.classes)}"))
         one_by_one = labels.key in ONE_BY_ONE
         masks = Masks(folder, kept, keys, task.classes, size, one_by_one=one_by_one)
-    images = caches.enter_context(ImageChild())
+    images = caches.enter_context(image_reader())
     found = Survey(cache, images, keys, labels, data, task, masks)
     due = time.monotonic() + BETWEEN
     for done, file in enumerate(files, start=1):

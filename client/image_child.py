@@ -11,11 +11,11 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
-import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -30,6 +30,10 @@ from torch import Tensor
 from client.dicom import Instance, open_instance
 from client.preflight import Reason, refuse
 from common.errors import Refused
+from common.machine import FORKS
+
+if sys.platform != "win32":
+    import resource
 
 SECONDS = 5
 """Processor time for one file."""
@@ -121,6 +125,20 @@ class ImageChild:
             os.waitpid(child, 0)
 
 
+class ImagesHere(AbstractContextManager["ImagesHere"]):
+    """A context that reads images in this process, without limits, for a system on which none divides."""
+
+    open = staticmethod(open_instance)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def image_reader() -> AbstractContextManager[ImageChild | ImagesHere]:
+    """Return the context that reads images on this machine."""
+    return ImageChild() if FORKS else ImagesHere()
+
+
 @dataclass
 class Opened:
     """An image that the child has open; its identifiers never show in a text."""
@@ -180,11 +198,12 @@ def _identifiers(instance: Instance) -> bytes:
 
 
 def _limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + MEMORY
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (limit if most < 0 else min(limit, most), most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its memory holds patients' images
+    if sys.platform == "linux":  # elsewhere the system does not tell what a process takes
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + MEMORY
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (limit if most < 0 else min(limit, most), most))
 
 
 def _limit_time() -> None:

@@ -20,7 +20,6 @@ Everything comes from the node's own configuration, never from the coordinator:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -37,6 +36,7 @@ from common.config import from_json
 from common.errors import DataError
 from common.initialise import learner_of_algorithm, parameters_of
 from common.learner import Learner, device_of
+from common.machine import cores
 from common.sections import Data, Task
 
 NodeConfig = Mapping[str, str | int | float | bool]
@@ -113,7 +113,7 @@ def _lines(folders: tuple[Path, ...], lines: object) -> list[str]:
 
 def prepare(node: Node) -> None:
     """Give this process the node's number of threads; more than cores would slow everything tenfold."""
-    threads = node.threads or len(os.sched_getaffinity(0))
+    threads = node.threads or cores()
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from client.cache import Cache, Known
 from client.cells import PLACEHOLDERS, as_path, without_zeros
-from client.image_child import ImageChild, Opened
+from client.dicom import Instance
+from client.image_child import ImageChild, ImagesHere, Opened
 from client.labels import Labels
 from client.masks import Masks
 from client.preflight import File, Quarantined, Reason
@@ -39,7 +40,7 @@ class Survey:
     """What a pass has found so far; files go by the keyed hash of their path, identifiers by theirs."""
 
     cache: Cache
-    images: ImageChild
+    images: ImageChild | ImagesHere
     keys: SiteKeys
     labels: Labels
     data: Data
@@ -155,7 +156,7 @@ class Survey:
             return known
         return replace(known, content=content_of(self.keys, Path(file.path)), row=self.cache.append(pixels))
 
-    def _identified(self, known: Known, instance: Opened) -> Known:
+    def _identified(self, known: Known, instance: Opened | Instance) -> Known:
         """Return `known` with keyed hashes; without PatientID, each study is a patient of its own."""
         patient = instance.PatientID or instance.StudyInstanceUID or instance.SOPInstanceUID
         return replace(

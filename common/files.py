@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from common.machine import lock
 
 SHARED, PRIVATE = 0o666, 0o600
 """Modes of a new file, before the process's umask: as others may read it, or its owner alone."""
@@ -66,7 +67,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes and threads that lock `path` waiting: what is read here stands until written."""
     with path.with_name(f".{path.name}.lock").open("wb") as door:
-        fcntl.flock(door, fcntl.LOCK_EX)
+        lock(door.fileno())
         yield
 
 
@@ -75,7 +76,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Keep other processes and threads that lock `folder` waiting; nothing is left in it."""
     door = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(door, fcntl.LOCK_EX)
+        lock(door)
         yield
     finally:
         os.close(door)

@@ -7,7 +7,6 @@ takes that name, so that whoever sees it locked sees the right process in it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -17,6 +16,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+if sys.platform != "win32":  # whose users are told that there are no services there
+    import fcntl
 
 from common.errors import ConfigError, ServiceError
 from common.files import PRIVATE, locked_folder
@@ -33,7 +35,8 @@ def _forget_in_fork() -> None:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_forget_in_fork)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_in_fork)
 
 
 def own_command(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from common.errors import ZamenisError
+from common.errors import ConfigError, ZamenisError
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C, into which Typer turns a KeyboardInterrupt."""
@@ -50,8 +51,17 @@ Version = Annotated[
 ]
 
 
-def command_line(told: str) -> typer.Typer:
-    """Return a command line that has `--version` and no command yet.
+def require_linux(program: str) -> None:
+    """Raise ConfigError on another system, where nothing shuts a node in."""
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(
+            f"{program} runs on Linux alone, and this is {platform.system()}. Use a Linux machine, or WSL 2 "
+            "on Windows. zamenis-simulate works here, all but rehearse."
+        )
+
+
+def command_line(told: str, *, linux: str = "") -> typer.Typer:
+    """Return a command line that has `--version` and no command yet; `linux` names one for Linux alone.
 
     Its tracebacks show no local variables, which may hold patients' rows.
     """
@@ -65,7 +75,8 @@ def command_line(told: str) -> typer.Typer:
 
     @app.callback()
     def program(version: Version = False) -> None:
-        pass
+        if linux:
+            require_linux(linux)
 
     return app
 

@@ -34,7 +34,8 @@ Directory = Annotated[
 ]
 
 app = terminal.command_line(
-    "Coordinate a federation of hospitals: admit them, meta-train with them, publish."
+    "Coordinate a federation of hospitals: admit them, meta-train with them, publish.",
+    linux="zamenis-coordinator",
 )
 
 

@@ -117,6 +117,7 @@ def rehearse(
     set_: Set = None,
 ) -> None:
     """Run it for real on this machine: a coordinator, hospitals with keys of their own, TLS between them."""
+    terminal.require_linux("zamenis-simulate rehearse")
     from simulation.rehearse import rehearse as perform
 
     overrides = [*(set_ or []), *([] if sites is None else [f"phantoms.sites={sites}"])]

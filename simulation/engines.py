@@ -17,6 +17,7 @@ from client.app import app as client_app
 from client.site import NodeConfig
 from common.errors import ConfigError, DataError, ZamenisError
 from common.learner import device_of
+from common.machine import FORKS, cores
 from common.sections import Engine
 from simulation.grid import InProcessGrid
 
@@ -60,10 +61,15 @@ def _wait_for(grid: Grid, nodes: int) -> None:
 
 
 def workers_of(engine: Engine) -> int:
-    """Return how many processes compute: as configured, or one per core, or one where there is CUDA."""
+    """Return how many processes compute: as configured, or one per core, or one where there is CUDA.
+
+    Where no process divides, one computes.
+    """
+    if not FORKS:
+        return 1
     if engine.workers:
         return engine.workers
-    return 1 if device_of(engine.device).type == "cuda" else len(os.sched_getaffinity(0))
+    return 1 if device_of(engine.device).type == "cuda" else cores()
 
 
 def _in_process(server_app: ServerApp, nodes: Sequence[NodeConfig], workers: int) -> None:
