@@ -10,7 +10,6 @@ at the same time keeps its rows to itself.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.files import PRIVATE
+from common.machine import lock_now, unlock
 
 BETWEEN = 5.0
 """Seconds of work that a kill may cost."""
@@ -97,7 +97,7 @@ class Journal:
                 self.sync()
         self._pixels.close()
         if self._lines is not None:
-            fcntl.flock(self._lines, fcntl.LOCK_UN)  # a forked child may hold it open still
+            unlock(self._lines.fileno())
             self._lines.close()
 
     def _recover(self) -> None:
@@ -132,12 +132,8 @@ def _open(path: Path) -> BinaryIO:
 def _locked(file: BinaryIO) -> bool:
     """Lock a file; False where another pass has it, and not just a child that outlives one by a moment."""
     deadline = time.monotonic() + 1.0
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
+    while not lock_now(file.fileno()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

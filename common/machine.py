@@ -21,12 +21,38 @@ if sys.platform == "win32":
                 continue
             return
 
+    def lock_now(file: int) -> bool:
+        """Take the lock on an open file where nobody holds it; return whether that was so."""
+        os.lseek(file, 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def unlock(file: int) -> None:
+        """Let a lock go, though a copy of the file may stay open in another process."""
+        os.lseek(file, 0, os.SEEK_SET)
+        msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+
 else:
     import fcntl
 
     def lock(file: int) -> None:
         """Wait until nobody else holds the lock on an open file, and take it until the file is closed."""
         fcntl.flock(file, fcntl.LOCK_EX)
+
+    def lock_now(file: int) -> bool:
+        """Take the lock on an open file where nobody holds it; return whether that was so."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def unlock(file: int) -> None:
+        """Let a lock go, though a copy of the file may stay open in another process."""
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def cores() -> int:

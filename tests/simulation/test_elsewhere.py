@@ -24,7 +24,8 @@ for name in ("torch._dynamo", "flwr.serverapp", "flwr.clientapp", "flwr.supercor
     importlib.import_module(name)
 sys.modules["fcntl"] = sys.modules["resource"] = None
 sys.modules["msvcrt"] = type(sys)("msvcrt")
-sys.modules["msvcrt"].LK_LOCK, sys.modules["msvcrt"].locking = 1, lambda file, mode, count: None
+sys.modules["msvcrt"].LK_LOCK, sys.modules["msvcrt"].LK_NBLCK, sys.modules["msvcrt"].LK_UNLCK = 1, 2, 0
+sys.modules["msvcrt"].locking = lambda file, mode, count: None
 for name in ("fork", "register_at_fork", "sched_getaffinity", "posix_spawn", "geteuid", "O_DIRECTORY"):
     delattr(os, name)
 sys.platform = "win32"
