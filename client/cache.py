@@ -79,8 +79,9 @@ class Cache:
         self._index = folder / "index.json"
         self._name, self._files, self._old = self._load()
         self._fresh = Journal(folder, shape, f"{FORMAT} {stamp}")
-        for name, known in self._fresh.found.items():
-            self._files[name] = self._placed(Known(*known), len(self._old))
+        with suppress(TypeError):
+            for name, (row, known) in self._fresh.found.items():
+                self._files[name] = replace(Known(*known), row=len(self._old) + row if row >= 0 else -1)
 
     def __enter__(self) -> Self:
         return self
@@ -101,11 +102,7 @@ class Cache:
 
     def note(self, name: str, known: Known) -> None:
         """Keep what a file's first reading found, for a pass after one that is killed before `arrange`."""
-        self._fresh.note(name, astuple(self._placed(known, -len(self._old))))
-
-    def _placed(self, known: Known, by: int) -> Known:
-        """Return what is known of a file, with its row counted from another first one."""
-        return known if known.row < 0 else replace(known, row=known.row + by)
+        self._fresh.note(name, max(known.row - len(self._old), -1), astuple(known))
 
     def arrange(
         self, files: Mapping[str, Known], order: Sequence[str]

@@ -38,8 +38,8 @@ class Journal:
         self._bytes = 4 * int(np.prod(self._shape))
         self._stamp = stamp
         self._lines: BinaryIO | None = None
-        self.found: dict[str, list[Any]] = {}
-        """What an earlier pass left, by name; rows count from this journal's first."""
+        self.found: dict[str, tuple[int, list[Any]]] = {}
+        """What an earlier pass left, by name: the row of its pixels here, or -1, and what is known."""
         opened = _open(folder / "fresh.jsonl")
         if _locked(opened):
             self._lines, self._pixels = opened, _open(folder / "fresh.pixels")
@@ -48,7 +48,7 @@ class Journal:
             opened.close()
             self._pixels = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - `close` does
         self.rows: int = self._pixels.seek(0, os.SEEK_END) // self._bytes
-        self._waiting: dict[str, Any] = {}
+        self._waiting: list[tuple[str, int, Sequence[Any]]] = []
         self._due = time.monotonic() + BETWEEN
 
     def append(self, row: bytes) -> int:
@@ -57,9 +57,9 @@ class Journal:
         self.rows += 1
         return self.rows - 1
 
-    def note(self, name: str, known: Sequence[Any]) -> None:
-        """Keep what is known of a file; every few seconds all of it reaches the disk."""
-        self._waiting[name] = known
+    def note(self, name: str, row: int, known: Sequence[Any]) -> None:
+        """Keep what is known of a file, and its row; every few seconds all of it reaches the disk."""
+        self._waiting.append((name, row, known))
         if time.monotonic() > self._due:
             self.sync()
 
@@ -69,11 +69,11 @@ class Journal:
             return
         self._pixels.flush()
         os.fsync(self._pixels.fileno())
-        for item in self._waiting.items():
-            self._lines.write(json.dumps(item).encode() + b"\n")
+        for line in self._waiting:
+            self._lines.write(json.dumps(line).encode() + b"\n")
         self._lines.flush()
         os.fsync(self._lines.fileno())
-        self._waiting = {}
+        self._waiting = []
         self._due = time.monotonic() + BETWEEN
 
     def array(self) -> NDArray[np.float32]:
@@ -85,7 +85,7 @@ class Journal:
 
     def clear(self) -> None:
         """Forget everything: the cache has it now."""
-        self._waiting, self.found = {}, {}
+        self._waiting, self.found = [], {}
         if self._lines is not None:
             self._lines.truncate(0)
             self._begin()
@@ -111,9 +111,9 @@ class Journal:
         room = self._pixels.seek(0, os.SEEK_END) // self._bytes
         with suppress(ValueError, TypeError, IndexError):
             for line in lines[:-1]:
-                name, known = json.loads(line)
-                if known[-1] < room:
-                    self.found[str(name)] = known
+                name, row, known = json.loads(line)
+                if row < room:
+                    self.found[str(name)] = int(row), list(known)
         self._pixels.truncate(room * self._bytes)
 
     def _begin(self) -> None:
