@@ -29,25 +29,30 @@ NEXT_SLOT = "came too late to deal for this slot; it is asked for the next"
 OTHERS = "it was there; too few others were"
 COMING = frozenset({wire.ABSENT, wire.WORDS[wire.LOST], NEXT_SLOT})
 """What is said of a hospital that can be back in a moment."""
-LASTING = frozenset(wire.WORDS[code] for code in (wire.REFUSED, wire.FORBIDDEN, wire.UNKNOWN_PROTOCOL)) | {
+UNCONFIRMED = frozenset(
     WORDS[reason]
-    for reason in (
-        Reason.BAD_LAYOUT,
-        Reason.BAD_THRESHOLD,
-        Reason.FINISHED_RUN,
-        Reason.LOW_THRESHOLD,
-        Reason.NOT_NAMED,
-        Reason.OTHER_LAYOUT,
-        Reason.OTHER_VERSION,
-        Reason.OVERFLOW,
-        Reason.SHARED_KEY,
-        Reason.SPARSE_GRAPH,
-        Reason.SPLIT_VIEWS,
-        Reason.TOO_FEW_HONEST,
-        Reason.UNTRUSTED,
-        Reason.WAITS_FOR_ALLOW,
-    )
-}
+    for reason in (Reason.BAD_THRESHOLD, Reason.SPARSE_GRAPH, Reason.SPLIT_VIEWS, Reason.TOO_FEW_HONEST)
+)
+"""What a hospital says that has too few others confirmed."""
+LASTING = (
+    UNCONFIRMED
+    | frozenset(wire.WORDS[code] for code in (wire.REFUSED, wire.FORBIDDEN, wire.UNKNOWN_PROTOCOL))
+    | {
+        WORDS[reason]
+        for reason in (
+            Reason.BAD_LAYOUT,
+            Reason.FINISHED_RUN,
+            Reason.LOW_THRESHOLD,
+            Reason.NOT_NAMED,
+            Reason.OTHER_LAYOUT,
+            Reason.OTHER_VERSION,
+            Reason.OVERFLOW,
+            Reason.SHARED_KEY,
+            Reason.UNTRUSTED,
+            Reason.WAITS_FOR_ALLOW,
+        )
+    }
+)
 """What a hospital says that refuses this run until a person has changed something."""
 
 
@@ -80,7 +85,8 @@ class Gathered:
         """Return why each site that is missing is, those with the same reason together."""
         sites: dict[str, list[str]] = {}
         for site, words in sorted(self.missing.items()):
-            sites.setdefault(words.rstrip("."), []).append(site)
+            first = "too few of the others are confirmed there: " if words in UNCONFIRMED else ""
+            sites.setdefault(first + words.rstrip("."), []).append(site)
         return "\n".join(f"  {', '.join(names)}: {words}." for words, names in sites.items())
 
     def enough(self, training: Training, when: str) -> Vector | None:

@@ -159,7 +159,11 @@ def strict(three: Federation) -> None:
 @pytest.mark.parametrize(
     ("prepare", "secure", "reason"),
     [
-        (strangers, True, "a sum could cover fewer honest sites than this site's policy asks"),
+        (
+            strangers,
+            True,
+            "too few of the others are confirmed there: a sum could cover fewer honest sites",
+        ),
         (strict, False, "this hospital's policy does not allow it (secure-aggregation in its policy.toml)"),
     ],
 )
