@@ -22,7 +22,7 @@ demo: .venv/.base
 	$(BIN)/zamenis-simulate
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 --maxschedchunk=1
 
 mutants: .venv/.dev
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,27 +25,6 @@ settings.register_profile("first-failure", deadline=None, phases=[Phase.explicit
 settings.load_profile("zamenis")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-DEPLOYED = "tests/deploy/"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what is deployed, which takes longest and has to be in one process."""
-    items.sort(key=lambda item: not item.nodeid.startswith(DEPLOYED))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep in one process what shares fixtures: each file, and all that is deployed."""
-    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
-
-    def scope(nodeid: str) -> str:
-        return DEPLOYED if nodeid.startswith(DEPLOYED) else nodeid.partition("::")[0]
-
-    scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = scope
-    return scheduler
 
 
 @pytest.fixture
