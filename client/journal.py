@@ -69,6 +69,8 @@ class Journal:
             return
         self._pixels.flush()
         os.fsync(self._pixels.fileno())
+        if not self._lines.seek(0, os.SEEK_END):
+            self._lines.write(self._stamp.encode() + b"\n")
         for line in self._waiting:
             self._lines.write(json.dumps(line).encode() + b"\n")
         self._lines.flush()
@@ -85,10 +87,10 @@ class Journal:
 
     def clear(self) -> None:
         """Forget everything: the cache has it now."""
-        self._waiting, self.found = [], {}
-        if self._lines is not None:
-            self._lines.truncate(0)
-            self._begin()
+        self._waiting, self.found, self.rows = [], {}, 0
+        for file in (self._lines, self._pixels):  # no line may outlive its pixels, whose place others take
+            if file is not None and file.seek(0, os.SEEK_END):
+                file.truncate(0)
 
     def close(self, *, failed: bool) -> None:
         """Let the journal go; what waits is written down where the pass did not come to its end."""
@@ -104,25 +106,20 @@ class Journal:
         """Read what an earlier pass left; whatever does not fit is forgotten."""
         assert self._lines is not None  # noqa: S101 - only who has the journal recovers
         self._lines.seek(0)
-        first, *lines = self._lines.read().split(b"\n")
-        if first != self._stamp.encode():
-            self._begin()
+        first, *lines = self._lines.read().splitlines(keepends=True) or [b""]
+        if first != self._stamp.encode() + b"\n":
+            self.clear()
             return
-        room = self._pixels.seek(0, os.SEEK_END) // self._bytes
+        room, whole = self._pixels.seek(0, os.SEEK_END) // self._bytes, len(first)
         with suppress(ValueError, TypeError, IndexError):
-            for line in lines[:-1]:
+            for line in lines:
                 name, row, known = json.loads(line)
-                if row < room:
-                    self.found[str(name)] = int(row), list(known)
+                if row >= room or not line.endswith(b"\n"):
+                    break
+                self.found[str(name)] = int(row), list(known)
+                whole += len(line)
+        self._lines.truncate(whole)  # what is noted next may take the rows of the rest
         self._pixels.truncate(room * self._bytes)
-
-    def _begin(self) -> None:
-        assert self._lines is not None  # noqa: S101 - only who has the journal begins one
-        self._lines.truncate(0)
-        self._pixels.truncate(0)
-        self._lines.write(self._stamp.encode() + b"\n")
-        self._lines.flush()
-        self.rows = 0
 
 
 def _open(path: Path) -> BinaryIO:

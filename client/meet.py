@@ -15,11 +15,9 @@ from client.options import HERE, Directory
 from client.peers import Peers
 from common import terminal
 from common.errors import EnrolmentError, SecAggError
+from common.identity import HEXADECIMALS
 from common.secagg.vouching import LASTS, How
 from common.terminal import console
-
-HEXADECIMALS = 64
-"""Of a fingerprint."""
 
 
 def roster(directory: Directory = HERE) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+HEXADECIMALS = 64
+"""Of a fingerprint."""
+
 
 def framed(*parts: bytes) -> bytes:
     """Return `parts` end to end, each after its length in 4 bytes: no two lists give the same bytes."""

@@ -22,7 +22,7 @@ from common.weights import Weights
 from common.wire import Description
 from server import checkpoint, columns, outer_loop
 from server.checkpoint import Checkpoint
-from server.cohort import cohort
+from server.cohort import least
 from server.groups import groups_of
 from server.secure import SecureSum
 from server.strategy import MetaStrategy
@@ -116,8 +116,7 @@ def _secure(
     if not identities:
         return []
     training, bits = config.training_of(algorithm), config.secure_aggregation.bits
-    needed = training.min_cohort or len(cohort(nodes, training.cohort, seed=config.seed, server_round=1))
-    least = needed if len(groups) == 1 else 0  # a group may lack some: the others have sums
+    fewest = least(training, nodes) if len(groups) == 1 else 0  # a group may lack some: the others have sums
     return [
         SecureSum(
             training,
@@ -125,7 +124,7 @@ def _secure(
             parameters,
             {site: nodes[site] for site in group},
             {site: identities[site] for site in group},
-            least,
+            fewest,
         )
         for group in groups
     ]

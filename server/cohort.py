@@ -7,6 +7,13 @@ from collections.abc import Collection
 import torch
 
 from common import seeds
+from common.sections import Training
+
+
+def least(training: Training, sites: Collection[str]) -> int:
+    """Return how many of a training's sites a round needs: `min_cohort`, or where that is 0 all it asks."""
+    asked = training.cohort if 0 < training.cohort < len(sites) else len(sites)
+    return training.min_cohort or asked
 
 
 def cohort(sites: Collection[str], size: int, *, seed: int, server_round: int) -> list[str]:

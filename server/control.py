@@ -84,6 +84,10 @@ class Control:
         """Return every registered node with its status."""
         return list(asked(self._client.ListNodes, ListNodesRequest()).nodes_info)
 
+    def online(self) -> set[int]:
+        """Return the nodes that are connected now."""
+        return {node.node_id for node in self.nodes() if node.status == "online"}
+
     def start_run(self) -> int:
         """Return the id of a new run."""
         found = asked(self._client.StartRun, StartRunRequest(fab=_bundle())).run_id

@@ -93,10 +93,9 @@ def describe(
 
 
 def _described(reply: Message) -> wire.Description:
-    if reply.has_error() and reply.error.code == wire.TOO_SMALL:
-        raise TooSmallError(wire.words_of(reply))
     if reply.has_error():
-        raise WireError(wire.words_of(reply))
+        kind = TooSmallError if reply.error.code == wire.TOO_SMALL else WireError
+        raise kind(wire.words_of(reply))
     return wire.read_description(reply)
 
 

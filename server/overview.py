@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from common.enrolment import About
@@ -13,6 +12,7 @@ from server.app import CHECKPOINT
 from server.checkpoint import history_at
 from server.experiment.plan import Plan, Training
 from server.logs import warnings_in
+from server.report.words import spans
 from server.runs import Run, State
 
 MOST_NAMES = 3
@@ -101,16 +101,7 @@ def _left_out(history: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         for site, words in entry.get("missing", {}).items():
             rounds.setdefault((site, words.rstrip(".")), []).append(entry["round"])
     for (site, words), numbers in sorted(rounds.items()):
-        yield f"{site}, round{'s' * (len(numbers) > 1)} {_spans(numbers)}: {words}."
-
-
-def _spans(numbers: list[int]) -> str:
-    """Return ascending numbers as `2, 5 to 7`."""
-    told = []
-    for _, each in groupby(enumerate(numbers), key=lambda one: one[1] - one[0]):
-        span = [number for _, number in each]
-        told.append(str(span[0]) if len(span) == 1 else f"{span[0]} to {span[-1]}")
-    return ", ".join(told)
+        yield f"{site}, round{'s' * (len(numbers) > 1)} {spans(numbers)}: {words}."
 
 
 def of_hospitals(

@@ -194,7 +194,7 @@ def wait_for(
     wanted = {one.node_id: name for name, one in here.items() if name in hospitals or not hospitals}
     control, deadline, told = Control(federation), time.monotonic() + seconds, ""
     while True:
-        online = {node.node_id for node in control.nodes() if node.status == "online"}
+        online = control.online()
         away = ", ".join(sorted(name for node, name in wanted.items() if node not in online))
         left = deadline - time.monotonic()
         if not away or left <= 0:

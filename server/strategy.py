@@ -23,7 +23,7 @@ from common.config import Config
 from common.errors import NothingLearnedError, TooFewError
 from server.checkpoint import Checkpoint
 from server.clip import following
-from server.cohort import cohort
+from server.cohort import cohort, least
 from server.exchange import exchange
 from server.gather import Gathered, Plain
 from server.groups import together
@@ -121,17 +121,16 @@ class MetaStrategy(Strategy):
         round and none has changed phi. The round is not spent: a resumed run takes it again.
         """
         started = time.monotonic()
-        pauses = chain(PAUSES, repeat(PAUSES[-1]))
-        parts = self._gathered(grid, server_round, [])
-        found = self._together(parts)
-        if self._short(found) and found.coming():
-            away, seconds = ", ".join(found.coming()), self.training.round_timeout
-            logger.warning("round %d waits for %s, for %g s at most", server_round, away, seconds)
-        while self._short(found) and found.coming():
-            if not self._back(grid, found.coming(), started, next(pauses)):
-                break
-            parts = self._gathered(grid, server_round, parts)
+        parts: list[Gathered] = []
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+            first, parts = not parts, self._gathered(grid, server_round, parts)
             found = self._together(parts)
+            away = found.coming() if self._short(found) else []
+            if away and first:
+                told, seconds = ", ".join(away), self.training.round_timeout
+                logger.warning("round %d waits for %s, for %g s at most", server_round, told, seconds)
+            if not away or not self._back(grid, away, started, pause):
+                break
         self._stop_where_hopeless(server_round, found)
         self._conclude(server_round, found, started)
 
@@ -174,7 +173,7 @@ class MetaStrategy(Strategy):
     @property
     def _least(self) -> int:
         """Hospitals that a round needs; of one alone there is no sum."""
-        return max(self.training.min_cohort or len(self._cohort(1)), 2 if self.secure else 1)
+        return max(least(self.training, self.sites), 2 if self.secure else 1)
 
     def _gathered(self, grid: Grid, server_round: int, before: Sequence[Gathered]) -> list[Gathered]:
         """Take a round's mean, or its sums, group after group; no message waits while another group is asked.

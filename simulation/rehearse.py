@@ -23,6 +23,7 @@ from common import service
 from common.config import Config
 from common.errors import ConfigError, ZamenisError
 from common.files import write_text
+from common.identity import HEXADECIMALS
 from server.experiment.conduct import Progress
 from server.experiment.plan import Plan
 from server.runs import deployable
@@ -30,8 +31,6 @@ from simulation.run import hospital_folders
 
 KEPT = ("results.json", "report.html", "phi.safetensors", "tensorboard", "run.log", "sites.json")
 """What a rehearsal keeps of its run's folder."""
-GROUPS = 16
-"""Of four hexadecimals, in a fingerprint."""
 
 
 class RehearsalError(ZamenisError):
@@ -74,7 +73,7 @@ class Rehearsal:
         heard = {}
         for folder in self.hospitals:
             told = self.tell(folder.name, "status").split("fingerprint", 1)[1]
-            heard[folder.name] = "".join(told.split()[:GROUPS])
+            heard[folder.name] = "".join(told.split())[:HEXADECIMALS]
         for folder in self.hospitals:
             others = (f"{name}={read_out}" for name, read_out in heard.items() if name != folder.name)
             self.tell(folder.name, "confirm", *others)

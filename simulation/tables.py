@@ -14,7 +14,7 @@ from typing import Any
 
 import tomli_w
 
-from client.cells import NOT_MEASURED, kind_of
+from client.cells import NOT_MEASURED, comparable, kind_of
 from client.labels import SIDES
 from common.errors import ConfigError, DataError
 from simulation.follow_up import FollowUp
@@ -133,7 +133,7 @@ def _is_numeric(source: Source, name: str, missing: Mapping[str, Sequence[str]])
 
 def _is_measured(row: Row, name: str, missing: Mapping[str, Sequence[str]]) -> bool:
     cell = row.cells[name]
-    return cell.lower() not in NOT_MEASURED and _same(cell) not in map(_same, missing.get(name, ()))
+    return cell.lower() not in NOT_MEASURED and comparable(cell) not in map(comparable, missing.get(name, ()))
 
 
 def _schema(
@@ -163,14 +163,8 @@ def _categories(source: Source, name: str, missing: Mapping[str, Sequence[str]])
     spelled: dict[float | str, str] = {}
     for row in source.rows:
         if _is_measured(row, name, missing):
-            spelled.setdefault(_same(row.cells[name]), row.cells[name])
+            spelled.setdefault(comparable(row.cells[name]), row.cells[name])
     if not spelled:
         raise DataError(f"{source.path}: column {name} is measured nowhere. Leave it out.")
     order = sorted(spelled, key=lambda value: (isinstance(value, str), value))
     return [spelled[value] for value in order]
-
-
-def _same(cell: str) -> float | str:
-    """Return what makes two cells the same category: a number's value, or the text."""
-    value = number(cell)
-    return cell if value is None else float(value)

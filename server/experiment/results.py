@@ -26,13 +26,11 @@ from common.wire import Judgement
 from server.app import MetaTrained
 from server.experiment.conduct import Outcome
 from server.experiment.plan import Cell, Recipe, Training
+from server.report.words import NOBODY
 
 FORMAT = 1
 INTERVAL = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
-
-NOBODY = "nobody"
-"""Whom a training over every hospital holds out."""
 
 Answers = Mapping[Cell, Judgement]
 

@@ -186,9 +186,7 @@ def _context(results: Row) -> dict[str, Any]:
         "loss_curves": plots.loss_curves(lists["rounds"]),
         "absences": rounds.absences(lists["rounds"]),
         "judged": _judged(board, lists["left_out"]),
-        "class_names": {
-            name: class_name(results["task"]["label"], name) for name in results["task"]["classes"]
-        },
+        "class_names": {name: class_name(task["label"], name) for name in task["classes"]},
     }
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from statistics import mean, variance
 from typing import Any
 
-from server.report.words import listing
+from server.report.words import NOBODY, listing, spans
 
 Row = Mapping[str, Any]
 WINDOW = 5
@@ -90,11 +90,9 @@ def absences(rounds: Iterable[Row]) -> list[Absence]:
     """Return who was missing in which rounds, and why; consecutive rounds alike are one."""
     found = []
     for (algorithm, site), each in groupby(rounds, key=lambda one: (one["algorithm"], one["site"])):
-        training = algorithm if site == "nobody" else f"{algorithm} without {site}"
+        training = algorithm if site == NOBODY else f"{algorithm} without {site}"
         alike = groupby(each, key=lambda one: (one.get("sites", 0), dict(one.get("missing", {}))))
         for (took_part, missing), same in alike:
-            numbers = [one["round"] for one in same]
             if missing:
-                span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-                found.append(Absence(training, span, took_part, missing))
+                found.append(Absence(training, spans([one["round"] for one in same]), took_part, missing))
     return found

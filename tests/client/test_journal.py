@@ -123,6 +123,37 @@ def test_a_damaged_journal_costs_work_and_nothing_else(
     assert equal(first, open_hospital(folder, DATA, TASK))
 
 
+def test_what_is_noted_after_a_line_that_was_cut_off_is_found(folder: Path, decoded: list[Opened]) -> None:
+    """The next pass begins a line of its own: killed as well, it loses nothing that it wrote down."""
+    cache = folder / ".zamenis" / "cache" / "1x8x8"
+    cut_line(cache / "fresh.jsonl", cache / "fresh.pixels")
+    kill(folder)
+    open_hospital(folder, DATA, TASK)
+    assert len(decoded) == FILES - KILLED_AFTER
+
+
+def test_a_row_that_was_lost_is_nobodys_when_another_takes_its_place(tmp_path: Path) -> None:
+    """Lines that speak of lost pixels go with them: no file gets another's."""
+
+    def opened() -> journal.Journal:
+        return journal.Journal(tmp_path, (1, 2, 2), "stamp")
+
+    first = opened()
+    for name in ("a", "b"):
+        first.note(name, first.append(name.encode() * 16), [name])
+    first.close(failed=True)
+    pixels = tmp_path / "fresh.pixels"
+    pixels.write_bytes(pixels.read_bytes()[:16])
+    second = opened()
+    assert second.found == {"a": (0, ["a"])}
+    second.note("c", second.append(b"c" * 16), ["c"])
+    second.close(failed=True)
+    third = opened()
+    assert third.found == {"a": (0, ["a"]), "c": (1, ["c"])}
+    assert third.array().tobytes() == b"a" * 16 + b"c" * 16
+    third.close(failed=False)
+
+
 def test_a_file_that_changes_after_the_kill_is_read_again(folder: Path, decoded: list[Opened]) -> None:
     """The journal knows files by size and time, as the cache does."""
     write_hospital(folder)

@@ -153,7 +153,7 @@ def online(stage: Rehearsal) -> set[str]:
     federation = Federation.load(stage.coordinator)
     try:
         with Control(federation) as control:
-            nodes = {node.node_id for node in control.nodes() if node.status == "online"}
+            nodes = control.online()
     except LinkError:
         return set()
     return {entry.hospital for entry in Roster(federation.roster).entries() if entry.node_id in nodes}
@@ -162,6 +162,27 @@ def online(stage: Rehearsal) -> set[str]:
 def connected(stage: Rehearsal, *hospitals: str) -> None:
     """Wait until these hospitals, and perhaps others, are connected."""
     until(lambda: set(hospitals) <= online(stage))
+
+
+def restart_service(stage: Rehearsal) -> None:
+    """Kill -9 the coordinator's service (SuperLink), and start it again."""
+    pid = service.status(stage.coordinator, "superlink")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: service.status(stage.coordinator, "superlink") is None)
+    stage.coordinate("start")
+
+
+@contextmanager
+def insisting(stage: Rehearsal, hospital: str) -> Iterator[None]:
+    """Let a hospital's policy require secure aggregation for as long as the context lasts."""
+    policy = stage.node(hospital) / "policy.toml"
+    before = policy.read_text()
+    policy.write_text(before.replace('"optional"', '"required"'))
+    try:
+        yield
+    finally:
+        policy.write_text(before)
 
 
 def freeze(pid: int) -> None:

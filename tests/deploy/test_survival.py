@@ -19,9 +19,11 @@ from tests.deploy.stage import (
     Attempt,
     connected,
     freeze,
+    insisting,
     node_process,
     online,
     phi,
+    restart_service,
     small_disk,
     thaw,
     until,
@@ -106,11 +108,7 @@ def test_a_superlink_that_is_killed_is_waited_for(
     """The run goes on by itself once the service is started again; hospitals find it again too."""
     run = Attempt(stage, "run", str(run_file))
     run.after(2)
-    pid = service.status(stage.coordinator, "superlink")
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: service.status(stage.coordinator, "superlink") is None)
-    stage.coordinate("start")
+    restart_service(stage)
     told = run.end(within=120)
     assert "nothing finished is lost" in told
     assert [one["sites"] for one in run.rounds()] == [3] * ROUNDS
@@ -154,14 +152,9 @@ def test_too_few_hospitals_end_a_run_that_would_learn_nothing(stage: Rehearsal, 
 
 def test_a_run_that_learned_nothing_is_no_result(stage: Rehearsal, run_file: Path, tmp_path: Path) -> None:
     """One refuses where all are needed: an exit code and a state of its own, and nothing to export."""
-    policy = stage.node("site-1") / "policy.toml"
-    before = policy.read_text()
-    policy.write_text(before.replace('"optional"', '"required"'))
-    try:
+    with insisting(stage, "site-1"):
         run = Attempt(stage, "run", str(run_file), "--set", "training.min-cohort=3")
         told = run.end(code=3)
-    finally:
-        policy.write_text(before)
     assert "site-1: this hospital's policy does not allow it (secure-aggregation in its policy.toml)." in told
     assert state(stage, run) == "learned nothing"
     assert "learned nothing" in stage.coordinate("show", run.name)
@@ -207,11 +200,7 @@ def test_a_service_that_restarts_costs_no_round_of_a_run_that_needs_everybody(
     over = ("--set", "training.rounds=20", "--set", "training.min-cohort=3")
     run = Attempt(stage, "run", str(run_file), *over)
     run.after(1)
-    pid = service.status(stage.coordinator, "superlink")
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: service.status(stage.coordinator, "superlink") is None)
-    stage.coordinate("start")
+    restart_service(stage)
     run.end(within=200)
     assert [one["sites"] for one in run.rounds()] == [3] * 20
 
@@ -351,11 +340,7 @@ def test_a_superlink_that_is_killed_in_a_secure_run_changes_nothing(
     """The run goes on with new keys and new slots, and ends in the same bits."""
     run = Attempt(stage, "run", str(run_file), *SECURE)
     run.after(2)
-    pid = service.status(stage.coordinator, "superlink")
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: service.status(stage.coordinator, "superlink") is None)
-    stage.coordinate("start")
+    restart_service(stage)
     run.end(within=200)
     assert torch.equal(phi(run.folder), summed)
 
@@ -364,13 +349,8 @@ def test_a_hospital_that_insists_on_secure_aggregation_sends_no_plain_update(
     stage: Rehearsal, run_file: Path
 ) -> None:
     """The run goes on without it and says which key of its policy refused."""
-    policy = stage.node("site-1") / "policy.toml"
-    before = policy.read_text()
-    policy.write_text(before.replace('"optional"', '"required"'))
-    try:
+    with insisting(stage, "site-1"):
         run = Attempt(stage, "run", str(run_file), "--set", "training.rounds=2")
         run.end()
-    finally:
-        policy.write_text(before)
     assert [one["sites"] for one in run.rounds()] == [2, 2]
     assert "site-1 is left out: this hospital's policy does not allow it (secure-aggregation" in run.log

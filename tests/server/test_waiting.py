@@ -114,6 +114,16 @@ def test_a_hospital_that_is_away_at_first_is_trained_with_from_the_first_round(t
     assert three.sent.count((wire.TRAIN, "site-1")) == 4
 
 
+def test_a_round_waits_for_one_that_sits_out_and_is_not_spent(three: Federation) -> None:
+    """Mute twice at unmasking, it sits four slots out: these pass within the third round, which needs it."""
+
+    def mute(kind: str, site: str, turn: int) -> bool:
+        return (kind, site) == (wire.UNMASK, "site-2") and turn <= 2
+
+    end = three.train("mute", needing(3), mute, secure=True)
+    assert sites(end) == [0, 0, 3, 3]
+
+
 def test_who_comes_too_late_to_deal_is_told_of_truly_and_takes_part_in_the_slot_after(
     three: Federation, caplog: pytest.LogCaptureFixture
 ) -> None:
