@@ -32,7 +32,7 @@ from torch import Tensor
 from client.journal import Journal
 from common.files import PRIVATE, write_bytes
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever the index's fields, or the pipeline from a file to its pixels, change."""
 
 ROWS_AT_ONCE = 256
@@ -61,6 +61,12 @@ class Known:
     """The patient's place in [0, 1), for the split."""
     row: int = -1
     """The row of its pixels; -1 where they were not needed yet."""
+    series: str = ""
+    place: float = 0.0
+    """Where in its series it lies (`client.header`)."""
+    exposures: str = ""
+    """Keyed hashes of its exposure's names, separated by spaces."""
+    for_processing: bool = False
     alike: str = ""
     """What PatientIDs share that differ by case, blanks or leading zeros alone; empty: it has none."""
 

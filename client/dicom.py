@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,7 @@ from pydicom.pixels.utils import get_expected_length, pixel_array
 from torch import Tensor
 
 from client import streams
+from client.header import Header
 from client.preflight import Reason, check_header, refuse
 from client.rendering import Stored, render
 from client.resample import fit_square, with_channels
@@ -42,10 +43,7 @@ class Image:
 
     pixels: Float[Tensor, "channel height width"]
     """float32 in [0, 1]; 0 is black, also outside the image."""
-    SOPInstanceUID: str = field(repr=False)
-    StudyInstanceUID: str = field(repr=False)
-    AccessionNumber: str = field(repr=False)
-    PatientID: str = field(repr=False)
+    header: Header
 
 
 class Instance:
@@ -54,10 +52,7 @@ class Instance:
     def __init__(self, file: BufferedReader) -> None:
         self._dataset = _read(file)
         check_header(self._dataset, pixels_follow=bool(self._dataset.get("PixelData")))
-        self.SOPInstanceUID, self.StudyInstanceUID, self.AccessionNumber, self.PatientID = (
-            str(self._dataset.get(keyword) or "").strip()
-            for keyword in ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID")
-        )
+        self.header = Header.of(self._dataset)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,13 +88,7 @@ def read_image(path: Path, *, size: int, channels: int) -> Image:
     Of several frames the middle one. Raises Refused with a reason of `client.preflight.REASONS`.
     """
     with open_instance(path) as instance:
-        return Image(
-            instance.pixels(size=size, channels=channels),
-            instance.SOPInstanceUID,
-            instance.StudyInstanceUID,
-            instance.AccessionNumber,
-            instance.PatientID,
-        )
+        return Image(instance.pixels(size=size, channels=channels), instance.header)
 
 
 @contextmanager

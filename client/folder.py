@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from client.masks import Masks
 from client.preflight import Quarantined, Reason, find_files, quarantine_of, write_quarantine
 from client.remarks import about_table
 from client.rows import Row
+from client.series import EVERY_SERIES, Series, read_series
 from client.split import SiteKeys, divide, fraction, keyed_hash, open_keys
 from client.survey import Survey
 from client.tables import Table, read_table
@@ -115,10 +117,11 @@ def read_folder(
 
 def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress: Progress | None) -> Reading:
     folder, state = source.folder, source.state
-    labels = read_labels(source.labels or folder / "labels.csv", task)
+    described = source.labels or folder / "labels.csv"
+    labels, series = read_labels(described, task), read_series(described)
     keys = open_keys(state)
     size = data.image_size
-    cache = caches.enter_context(_cache(state, (data.channels, size, size), keys))
+    cache = caches.enter_context(_cache(state, (data.channels, size, size), keys, series=series))
     files, masks = find_files(folder, state), None
     if task.kind == "segmentation":
         named = {as_path(cells[0]) for cells, _ in labels.rows.values()}
@@ -127,15 +130,14 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
         one_by_one = labels.key in ONE_BY_ONE
         masks = Masks(folder, kept, keys, task.classes, size, one_by_one=one_by_one)
     images = caches.enter_context(image_reader())
-    found = Survey(cache, images, keys, labels, data, task, masks)
+    found = Survey(cache, images, keys, labels, data, task, series, masks)
     due = time.monotonic() + BETWEEN
-    for done, file in enumerate(files, start=1):
-        found.visit(file)
+    for _ in chain(map(found.visit, files), found.settle()):
         if time.monotonic() > due:
             write_quarantine(state, found.quarantined)
             due = time.monotonic() + BETWEEN
         if progress:
-            progress(done, len(files))
+            progress(found.decided, len(files))
     write_quarantine(state, found.quarantined)
     refused = Counter(line.reason for line in found.quarantined)
     if not found.accepted:
@@ -143,9 +145,13 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
     return _surveyed(found, refused, source.share)
 
 
-def _cache(state: Path, shape: tuple[int, int, int], keys: SiteKeys, kind: str = "") -> Cache:
+def _cache(
+    state: Path, shape: tuple[int, int, int], keys: SiteKeys, kind: str = "", series: Series = EVERY_SERIES
+) -> Cache:
+    """Return the cache of images or masks; another choice of series judges every header anew."""
     name = f"{kind}x{shape[1]}x{shape[2]}" if kind else "x".join(map(str, shape))
-    return Cache(state / "cache" / name, shape, keyed_hash(keys.patient, "cache"))
+    choice = "" if series == EVERY_SERIES else f" {series.model_dump_json()}"
+    return Cache(state / "cache" / name, shape, keyed_hash(keys.patient, f"cache{choice}"))
 
 
 def _surveyed(found: Survey, refused: Mapping[str, int], share: float) -> Reading:

@@ -27,7 +27,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from client.dicom import Instance, open_instance
+from client.dicom import open_instance
+from client.header import Header
 from client.preflight import Reason, refuse
 from common.errors import Refused
 from common.machine import FORKS
@@ -62,8 +63,7 @@ class ImageChild:
     @contextmanager
     def open(self, path: Path | str) -> Iterator[Opened]:
         """Open the file at `path` and read its header; raises Refused, whatever is wrong with it."""
-        identifiers = self._told(self._ask(os.fsencode(path)))
-        opened = Opened(self, *identifiers)
+        opened = Opened(self, self._header(self._ask(os.fsencode(path))))
         try:
             yield opened
         finally:
@@ -96,9 +96,11 @@ class ImageChild:
         with suppress(OSError):  # it died; the answer that does not come tells
             self._questions.send_bytes(question)
 
-    def _told(self, answer: bytes) -> tuple[str, str, str, str]:
-        first, second, third, fourth = (str(text) for text in json.loads(answer))
-        return first, second, third, fourth
+    def _header(self, answer: bytes) -> Header:
+        try:
+            return Header.from_json(answer)
+        except ValueError:
+            raise refuse(Reason.UNREADABLE, BEYOND) from None
 
     def _start(self) -> None:
         """Fork: a confined worker may start no other program, nor one that is a daemon a process."""
@@ -144,10 +146,7 @@ class Opened:
     """An image that the child has open; its identifiers never show in a text."""
 
     _child: ImageChild = field(repr=False)
-    SOPInstanceUID: str = field(repr=False)
-    StudyInstanceUID: str = field(repr=False)
-    AccessionNumber: str = field(repr=False)
-    PatientID: str = field(repr=False)
+    header: Header
     read: bool = False
     """Whether its pixels were asked for, after which the child has closed it."""
 
@@ -173,7 +172,7 @@ def _serve(asked: Connection, answers: Connection) -> NoReturn:
         _limit_time()
         try:
             with open_instance(os.fsdecode(path)) as instance:
-                answers.send_bytes(ANSWER + _identifiers(instance))
+                answers.send_bytes(ANSWER + instance.header.to_json())
                 wanted = _heard(asked)
                 if wanted:
                     size, channels = json.loads(wanted)
@@ -190,11 +189,6 @@ def _heard(asked: Connection) -> bytes:
         return asked.recv_bytes()
     except (EOFError, OSError):
         os._exit(0)
-
-
-def _identifiers(instance: Instance) -> bytes:
-    names = ("SOPInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID")
-    return json.dumps([getattr(instance, name) for name in names]).encode()
 
 
 def _limit_memory() -> None:

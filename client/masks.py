@@ -145,12 +145,12 @@ def _segmentation(path: Path, image: Instance, classes: tuple[str, ...]) -> NDAr
     try:
         _check_size(path, image)
         segments = highdicom.seg.segread(path)
-        if image.SOPInstanceUID not in {instance for *_, instance in segments.get_source_image_uids()}:
+        if image.header.SOPInstanceUID not in {instance for *_, instance in segments.get_source_image_uids()}:
             raise refuse(Reason.UNFITTING_MASK, ANOTHERS)
         numbers = list(segments.segment_numbers)
         places = _places([segments.get_segment_description(number) for number in numbers], classes)
         frames = segments.get_pixels_by_source_instance(
-            [image.SOPInstanceUID],
+            [image.header.SOPInstanceUID],
             segment_numbers=numbers,
             ignore_spatial_locations=True,
             assert_missing_frames_are_empty=True,

@@ -29,11 +29,14 @@ class Reason(StrEnum):
     SCREEN_SAVE = "screen save"
     REFORMATTED = "reformatted"
     BURNED_IN = "burned-in text"
+    OTHER_SERIES = "another series"
     DUPLICATE = "duplicate"
     MISSING_LABEL = "missing label"
     UNKNOWN_CLASS = "unknown class"
     NOT_A_NUMBER = "label is no number"
     NOT_YES_OR_NO = "label is neither 0 nor 1"
+    FOR_PROCESSING = "for processing"
+    OTHER_IMAGE = "another image of its series"
     NO_MASK = "no mask"
     UNFITTING_MASK = "mask does not fit"
     DECODER_MISSING = "decoder missing"
@@ -51,11 +54,14 @@ REMEDIES = {
     Reason.SCREEN_SAVE: "Nothing to do: dose sheets and captured screens are no images of the patient.",
     Reason.REFORMATTED: "Nothing to do: the images that it was computed from count.",
     Reason.BURNED_IN: "Blank out the text, which may name the patient, and set BurnedInAnnotation to NO.",
+    Reason.OTHER_SERIES: "Nothing to do: images.toml chooses other series.",
     Reason.DUPLICATE: "Nothing to do: another file holds the same instance; remove one to tidy up.",
     Reason.MISSING_LABEL: "Add a row for it to labels.csv, or fill in its label.",
     Reason.UNKNOWN_CLASS: "Write the label as one of the run's classes, or leave it out.",
     Reason.NOT_A_NUMBER: "Write the label as a number, or leave it empty.",
     Reason.NOT_YES_OR_NO: "Write 1 for a finding, 0 for none, and leave the cell empty where unknown.",
+    Reason.FOR_PROCESSING: "Nothing to do: the same exposure's image for presentation counts.",
+    Reason.OTHER_IMAGE: "Nothing to do: images.toml takes the image in the middle of each series.",
     Reason.NO_MASK: "Name its mask by the path from the hospital's folder, and put the file there.",
     Reason.UNFITTING_MASK: "Export the mask with the image's own rows and columns and the task's values.",
     Reason.DECODER_MISSING: "Decompress the file, or install the GPL-3 decoders: "
@@ -114,6 +120,10 @@ IMAGE_TYPES = {
 """Values of ImageType of what stands beside a study's images (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
 
 
+DESCRIBING = ("labels.csv", "images.toml")
+"""Files of a folder that say what its images are."""
+
+
 @dataclass(frozen=True)
 class File:
     """One file of a hospital: its path from the folder (posix), and what tells that it has changed."""
@@ -140,12 +150,12 @@ def refuse(reason: Reason, remedy: str = "") -> Refused:
 
 
 def find_files(folder: Path, state: Path) -> list[File]:
-    """Return the files below `folder`, sorted by path, without labels.csv, dot files and `state`."""
+    """Return the files below `folder`, sorted by path, without what describes it, dot files and `state`."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name[0] != "." and os.path.join(parent, name) != str(state)]
         found += [_file(folder, os.path.join(parent, name)) for name in names if name[0] != "."]
-    return sorted((file for file in found if file.relative != "labels.csv"), key=lambda file: file.relative)
+    return sorted((file for file in found if file.relative not in DESCRIBING), key=lambda file: file.relative)
 
 
 def check_header(header: Dataset, *, pixels_follow: bool) -> None:

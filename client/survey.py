@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from client.cache import Cache, Known
 from client.cells import PLACEHOLDERS, as_path, without_zeros
-from client.dicom import Instance
-from client.image_child import ImageChild, ImagesHere, Opened
+from client.header import Header
+from client.image_child import ImageChild, ImagesHere
 from client.labels import Labels
 from client.masks import Masks
-from client.preflight import File, Quarantined, Reason
+from client.preflight import REMEDIES, File, Quarantined, Reason, refuse
 from client.remarks import about_classes, about_keys, about_patients
+from client.series import EVERY_SERIES, Series, left_out
 from client.split import SiteKeys, content_of, fraction, keyed_hash
 from client.targets import Target, remedy_of, stacked, target_of
 from common.errors import Refused
@@ -45,6 +46,8 @@ class Survey:
     labels: Labels
     data: Data
     task: Task
+    series: Series = EVERY_SERIES
+    """Which of a study's images count."""
     masks: Masks | None = None
     """Where the task is to find masks."""
     known: dict[str, Known] = field(default_factory=dict)
@@ -56,6 +59,12 @@ class Survey:
         self._matched: set[str] = set()
         self._instances: set[str] = set()
         self._paths: dict[str, str] = {}
+        self._waiting: dict[str, File] = {}
+
+    @property
+    def decided(self) -> int:
+        """How many files have been accepted or refused."""
+        return len(self.known) - len(self._waiting)
 
     def remarks(self) -> list[str]:
         """Return what is doubtful about what was found, for the hospital itself."""
@@ -93,29 +102,63 @@ class Survey:
         return f"no file can be used ({counts}). {quarantine} tells each remedy."
 
     def visit(self, file: File) -> None:
-        """Accept or refuse one file, opening it only where what is known of it does not suffice."""
+        """Accept or refuse one file, or let it wait for the others of its study (`settle`).
+
+        It is opened only where what is known of it does not suffice.
+        """
         name = self._hash("path", file.relative)
         self._paths[name] = self._hash("path", as_path(file.relative))
         known = self.cache.recall(name, file.size, file.mtime_ns)
-        if known is None or (not known.reason and known.row < 0 and not self._objection(name, known)):
+        if known is None or (not known.reason and known.row < 0 and self._wants_pixels(name, known)):
             known = self._read(name, file)
-            if known.reason != Reason.DECODER_MISSING:
-                self.cache.note(name, known)
         self.known[name] = known
         if known.reason:
-            self.quarantined.append(Quarantined(file.relative, known.reason, known.remedy))
+            self._leave_out(file, known.reason, known.remedy)
             return
         objection = self._objection(name, known)
         key = self._key(name, known)
         self._matched.add(key)
         if objection:
             cells, _ = self._rows.get(key, ((), None))
-            self.quarantined.append(
-                Quarantined(file.relative, objection, remedy_of(objection, cells, self.task))
-            )
+            self._leave_out(file, objection, remedy_of(objection, cells, self.task))
             return
         self._instances.add(known.SOPInstanceUID)
-        cells, side = self._rows[key]
+        if self._waits(known):
+            self._waiting[name] = file
+        else:
+            self._accept(name, file)
+
+    def settle(self) -> Iterator[None]:
+        """Decide on the files that wait, once all have been visited; yield after each that is read, and all.
+
+        Who is chosen and cannot be read is left out, and the choice made again, so that a later pass, which
+        knows of it, chooses the same.
+        """
+        shown = [one for name in self.accepted for one in self.known[name].exposures.split()]
+        while True:
+            refused = left_out(self.series, {name: self.known[name] for name in self._waiting}, shown)
+            chosen = [name for name in self._waiting if name not in refused]
+            unread = [name for name in chosen if self.known[name].row < 0]
+            for name in unread:
+                known = self.known[name] = self._read(name, self._waiting[name])
+                if known.reason:
+                    self._leave_out(self._waiting.pop(name), known.reason, known.remedy)
+                yield
+            if not unread:
+                break
+        waited, self._waiting = self._waiting, {}
+        for name, file in waited.items():
+            if name in refused:
+                self._leave_out(file, refused[name], REMEDIES[refused[name]])
+            else:
+                self._accept(name, file)
+        self.quarantined.sort(key=lambda line: line.file)
+        if waited:
+            yield
+
+    def _accept(self, name: str, file: File) -> None:
+        """Take a file whose pixels are there, with its label."""
+        cells, side = self._rows[self._key(name, self.known[name])]
         target = target_of(cells, self.task)
         assert not isinstance(target, Reason)  # noqa: S101 - _objection has seen to it
         said = f"label {json.dumps(cells)}"
@@ -123,9 +166,12 @@ class Survey:
             if self.masks:
                 said = f"mask {self.masks.take(name, file, str(target))}"
         except Refused as refusal:
-            self.quarantined.append(Quarantined(file.relative, refusal.reason, refusal.remedy))
+            self._leave_out(file, refusal.reason, refusal.remedy)
             return
         self.accepted[name] = Accepted(target, keyed_hash(self.keys.file, said), side)
+
+    def _leave_out(self, file: File, reason: str, remedy: str) -> None:
+        self.quarantined.append(Quarantined(file.relative, reason, remedy))
 
     def labelled(self, order: Sequence[str]) -> Tensor:
         """Return the labels of `order`."""
@@ -142,34 +188,49 @@ class Survey:
         return self.cache.arrange(lasting, order)
 
     def _read(self, name: str, file: File) -> Known:
-        """Open a file once: its header, and its pixels where its label can be used."""
+        """Open a file: its header, and its pixels where they are wanted; the cache notes what it says."""
         known = Known(file.size, file.mtime_ns)
-        pixels = None
         try:
             with self.images.open(file.path) as instance:
-                known = self._identified(known, instance)
-                if not self._objection(name, known):
+                known = self._identified(known, instance.header)
+                if not self.series.takes(instance.header):
+                    raise refuse(Reason.OTHER_SERIES)
+                if self._wants_pixels(name, known):
                     pixels = instance.pixels(size=self.data.image_size, channels=self.data.channels)
+                    content, row = content_of(self.keys, Path(file.path)), self.cache.append(pixels)
+                    known = replace(known, content=content, row=row)
         except Refused as refusal:
-            return replace(known, reason=refusal.reason, remedy=refusal.remedy)
-        if pixels is None:
-            return known
-        return replace(known, content=content_of(self.keys, Path(file.path)), row=self.cache.append(pixels))
+            known = replace(known, reason=refusal.reason, remedy=refusal.remedy)
+        if known.reason != Reason.DECODER_MISSING:
+            self.cache.note(name, known)
+        return known
 
-    def _identified(self, known: Known, instance: Opened | Instance) -> Known:
+    def _identified(self, known: Known, header: Header) -> Known:
         """Return `known` with keyed hashes; without PatientID, each study is a patient of its own."""
-        patient = instance.PatientID or instance.StudyInstanceUID or instance.SOPInstanceUID
+        patient = header.PatientID or header.StudyInstanceUID or header.SOPInstanceUID
         return replace(
             known,
-            SOPInstanceUID=self._hash("SOPInstanceUID", instance.SOPInstanceUID),
-            StudyInstanceUID=self._hash("StudyInstanceUID", instance.StudyInstanceUID),
-            AccessionNumber=self._hash("AccessionNumber", instance.AccessionNumber),
+            SOPInstanceUID=self._hash("SOPInstanceUID", header.SOPInstanceUID),
+            StudyInstanceUID=self._hash("StudyInstanceUID", header.StudyInstanceUID),
+            AccessionNumber=self._hash("AccessionNumber", header.AccessionNumber),
             patient=keyed_hash(self.keys.patient, patient),
             fraction=fraction(self.keys.split, patient),
-            alike=keyed_hash(self.keys.patient, f"alike {without_zeros(instance.PatientID)}")
-            if instance.PatientID
+            series=self._hash("SeriesInstanceUID", header.SeriesInstanceUID),
+            place=header.place,
+            exposures=" ".join(self._hash("exposure", one) for one in header.exposures),
+            for_processing=header.for_processing,
+            alike=keyed_hash(self.keys.patient, f"alike {without_zeros(header.PatientID)}")
+            if header.PatientID
             else "",
         )
+
+    def _wants_pixels(self, name: str, known: Known) -> bool:
+        """Return whether a readable image's pixels are needed by now."""
+        return name in self._waiting or not (self._objection(name, known) or self._waits(known))
+
+    def _waits(self, known: Known) -> bool:
+        """Return whether other files decide on an image as well."""
+        return known.for_processing or self.series.compares
 
     def _objection(self, name: str, known: Known) -> Reason | None:
         """Return why a readable image is left out all the same; depends on labels.csv, so never cached."""

@@ -244,7 +244,7 @@ def test_an_instance_named_in_the_file_header_alone_has_that_name(tmp_path: Path
     image.file_meta.MediaStorageSOPInstanceUID = name
     del image.SOPInstanceUID
     image.save_as(tmp_path / "a.dcm")
-    assert read_image(tmp_path / "a.dcm", size=8, channels=1).SOPInstanceUID == name
+    assert read_image(tmp_path / "a.dcm", size=8, channels=1).header.SOPInstanceUID == name
 
 
 def test_pixel_data_of_length_0_are_no_pixels(tmp_path: Path) -> None:
@@ -405,10 +405,10 @@ def test_identifiers_show_neither_in_repr_nor_in_logs(
     path.write_bytes(path.read_bytes().replace(b"Q" * 64, b"\xff" * 64))
     with caplog.at_level(logging.DEBUG):
         image = read_image(path, size=8, channels=1)
-    assert (image.PatientID, image.AccessionNumber) == ("Somebody", "ACC1")
-    assert image.SOPInstanceUID == dcmread(path).SOPInstanceUID
+    assert (image.header.PatientID, image.header.AccessionNumber) == ("Somebody", "ACC1")
+    assert image.header.SOPInstanceUID == dcmread(path).SOPInstanceUID
     assert "Somebody" not in repr(image) + caplog.text
-    assert image.SOPInstanceUID not in repr(image)
+    assert image.header.SOPInstanceUID not in repr(image)
 
 
 def test_an_impossible_rescale_is_refused(tmp_path: Path) -> None:
