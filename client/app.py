@@ -144,7 +144,7 @@ def describe(message: Message, context: Context) -> Message:
     shape = tuple(hospital.adaptation.inputs.shape[1:])
     site = str(context.node_config["site"])
     assert hospital.told is not None  # noqa: S101 - it was opened
-    told = wire.Description(site, shape, hospital.digest, hospital.told, hospital.columns)
+    told = wire.Description(site, shape, hospital.digest, hospital.told, hospital.columns, hospital.features)
     return wire.reply_description(message, told)
 
 

@@ -31,9 +31,10 @@ from torch import Tensor
 
 from client.journal import Journal
 from common.files import PRIVATE, write_bytes
+from common.published import PIPELINE
 
-FORMAT = 5
-"""Raised whenever the index's fields, or the pipeline from a file to its pixels, change."""
+FORMAT = f"5.{PIPELINE}"
+"""Another one whenever the index's fields, or the way from a file to its pixels, change."""
 
 ROWS_AT_ONCE = 256
 """Rows copied in one piece when an array is put in order."""

@@ -27,6 +27,7 @@ from client.targets import counted
 from common import wire
 from common.cases import Cases, concatenate
 from common.errors import DataError
+from common.features import Features
 from common.sections import Data, Task
 from common.seeds import Draws
 
@@ -76,6 +77,8 @@ class Hospital:
     """Patients below which a count is not told, and a class counts as not there."""
     told: wire.Census | None = None
     """What leaves of its counts; the same whatever is asked."""
+    features: Features | None = None
+    """What a table's features are; None: cases are images."""
     parts: tuple[bytes, ...] = field(default=(), repr=False)
     """The folders' own secrets."""
     digest: str = ""
@@ -234,10 +237,19 @@ def _joined(
     secret = secrets[0] if len(secrets) == 1 else hashlib.sha256(b"".join(secrets)).digest()
     measured = Hospital(name, *_concatenated(inner), census, secret) if inner else None
     hospital = Hospital(name, *_concatenated(parts), census, secret, measured, _groups(parts))
-    hospital = replace(hospital, parts=tuple(secrets))
+    hospital = replace(hospital, parts=tuple(secrets), features=_alike(readings))
     if measured:
         return replace(hospital, measured=replace(measured, groups=hospital.groups))
     return hospital
+
+
+def _alike(readings: Sequence[Reading]) -> Features | None:
+    """Return the features that all folders have. DataError: they differ."""
+    first, *others = (one.features for one in readings)
+    for other in others:
+        if first and other and (words := first.difference(other, "one folder", "another")):
+            raise DataError(f"{words}; write schema.toml alike in all folders of a label, or register one.")
+    return first and first.with_missing_of(others)
 
 
 _Sides = tuple[tuple[Cases, Tensor], tuple[Cases, Tensor]]

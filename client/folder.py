@@ -30,12 +30,13 @@ from client.masks import Masks
 from client.preflight import Quarantined, Reason, find_files, quarantine_of, write_quarantine
 from client.remarks import about_table
 from client.rows import Row
-from client.series import EVERY_SERIES, Series, read_series
+from client.series import EVERY_SERIES, Series, images_toml, read_series
 from client.split import SiteKeys, divide, fraction, keyed_hash, open_keys
 from client.survey import Survey
 from client.tables import Table, read_table
 from client.targets import Target, remedy_of, stacked, target_of
 from common.errors import DataError
+from common.features import Features
 from common.sections import Data, Task
 
 Progress = Callable[[int, int], None]
@@ -66,8 +67,8 @@ def stamp(source: Source) -> str:
     """Return what changes whenever a file of a folder does: names, sizes and times, hashed."""
     files = [(one.relative, one.size, one.mtime_ns) for one in find_files(source.folder, source.state)]
     sheet = source.labels or source.folder / "labels.csv"
-    found = sheet.stat() if sheet.is_file() else None
-    told = [files, found and (found.st_size, found.st_mtime_ns)]
+    described = [one.stat() for one in (sheet, images_toml(sheet)) if one.is_file()]
+    told = [files, [(found.st_size, found.st_mtime_ns) for found in described]]
     return hashlib.sha256(json.dumps(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -95,6 +96,8 @@ class Reading:
     """Keys what is told of the folder without telling it."""
     load: Callable[[Places, int], Tensors]
     """Takes the rows to use and how many of them, the first, are learned from."""
+    features: Features | None = None
+    """What a table's features are; None: it holds images."""
 
 
 def read_folder(
@@ -237,7 +240,8 @@ def _table(source: Source, data: Data, task: Task) -> Reading:
         measured = torch.from_numpy(table.measured()[chosen]) if federated else None
         return Tensors(inputs, stacked([targets[row] for row in chosen], task), measured)
 
-    return Reading(rows, people, refused, tuple(about_table(table, task, usable)), keys.digest, load)
+    told, features = tuple(about_table(table, task, usable)), table.schema.features
+    return Reading(rows, people, refused, told, keys.digest, load, features)
 
 
 def _names(table: Table, keys: SiteKeys) -> list[str]:

@@ -12,6 +12,8 @@ from common.sections import Task
 
 LONGEST_KEY = 32
 """Digits to which a key is filled up with zeros."""
+MANY_CATEGORIES = 20
+"""More than this may be names, dates or numbers that were taken for categories."""
 MOST_KEYS = 1000
 """Keys that are tried so; more would tell no more."""
 
@@ -41,11 +43,21 @@ def about_classes(labels: Sequence[str], task: Task) -> list[str]:
 
 def about_table(table: Table, task: Task, usable: Iterable[int]) -> list[str]:
     """Return what is doubtful about a table, of whose rows `usable` can be used."""
-    told = about_classes([cells[0] for cells in table.labels], task)
+    told = [*about_classes([cells[0] for cells in table.labels], task), *_about_categories(table)]
     if not table.schema.patient:
         return [*told, *_about_copies((table.contents[row], str(table.labels[row])) for row in usable)]
     patients = [(table.patients[row], without_zeros(table.patients[row])) for row in usable]
     return [*told, *about_patients(table.schema.patient, patients, PLACEHOLDERS)]
+
+
+def _about_categories(table: Table) -> list[str]:
+    """Return which columns have so many categories that they may hold what is only one patient's."""
+    return [
+        f"{name} has {len(categories)} categories in schema.toml, which the coordinator is told; see that "
+        "none says who a patient is"
+        for name, categories in table.schema.categorical.items()
+        if len(categories) > MANY_CATEGORIES
+    ]
 
 
 def about_patients(

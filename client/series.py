@@ -71,14 +71,14 @@ def _within(number: float, least: float, most: float) -> bool:
     return least <= number <= most
 
 
-def description_of(labels: Path) -> Path:
+def images_toml(labels: Path) -> Path:
     """Return the file that describes the images of a labels.csv."""
     return labels.with_name("images.toml")
 
 
 def read_series(labels: Path) -> Series:
     """Return the choice of series for the images of a labels.csv; ConfigError where it is wrong."""
-    path = description_of(labels)
+    path = images_toml(labels)
     return validate(Images, read_toml(path), str(path)).series if path.exists() else EVERY_SERIES
 
 

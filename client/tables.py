@@ -11,7 +11,7 @@ import hashlib
 import json
 import string
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from client.cells import NOT_MEASURED, comparable, kind_of, number
 from client.labels import Cells, Sheet, labels_of, read_sheet
 from common.columns import EXPONENT, Statistics, summable
 from common.errors import DataError
+from common.features import Features
 from common.sections import Task
 
 _HEXADECIMAL = frozenset(string.hexdigits)
@@ -50,9 +51,23 @@ class Schema(BaseModel):
     missing: dict[str, list[str | int | float]] = Field(default_factory=dict)
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def columns(self) -> tuple[str, ...]:
         """The columns that a network is given."""
         return (*self.numeric, *self.categorical, *self.bits)
+
+    @property
+    def features(self) -> Features:
+        """What of it all hospitals of a run must have alike."""
+        return Features(
+            tuple(self.numeric),
+            tuple((name, _comparables(categories)) for name, categories in self.categorical.items()),
+            tuple(self.bits.items()),
+            tuple((name, _comparables(self.missing[name])) for name in self.columns if name in self.missing),
+        )
+
+
+def _comparables(values: Iterable[Code]) -> tuple[str, ...]:
+    return tuple(str(comparable(str(value))) for value in values)
 
 
 @dataclass(frozen=True)
@@ -187,7 +202,7 @@ def _refuse_answers(path: Path, schema: Schema, task: Task) -> None:
         schema.patient: "the patient",
         schema.split: "the split",
     }
-    for name in schema.features:
+    for name in schema.columns:
         if role := roles.get(name):
             raise DataError(
                 f"{path}: {name} is {role} and a feature as well, which would give the answer away. Take it "

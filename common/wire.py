@@ -2,7 +2,7 @@
 
 | message | down | up |
 |---|---|---|
-| `query.describe` | configuration | site, input shape, digest, census (counts above a floor) |
+| `query.describe` | configuration | site, input shape, features of a table, digest, counts above a floor |
 | `train` | phi, configuration, algorithm, server_round, statistics, clip | delta, sums |
 | `train` with column_sums | configuration, algorithm | sums over numeric columns (`common.columns`) |
 | `evaluate` | phi, configuration, algorithm, shot, recipe, statistics | metrics per draw and replicate |
@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import ProtocolError, WireError
+from common.features import Features
 from common.inner_loop import InnerLoop
 
 PROTOCOL = 3
@@ -137,11 +138,19 @@ class Description:
     census: Census
     columns: int = 0
     """Numeric columns, a case's first features, that the federation standardises."""
+    features: Features | None = None
+    """What a table's features are; None: cases are images."""
 
     @property
-    def form(self) -> str:
-        """What of a case must be the same at every site, in words."""
-        return f"{self.input_shape}" + (f" with {self.columns} numeric columns" if self.columns else "")
+    def form(self) -> tuple[Any, ...]:
+        """What of a case must be the same at every site."""
+        return self.input_shape, self.columns, self.features and replace(self.features, missing=())
+
+    def difference(self, other: Description, here: str, there: str) -> str:
+        """Return in words what another's form of a case, which is not mine, has otherwise."""
+        if self.features and other.features and self.features != other.features:
+            return printable(self.features.difference(other.features, here, there))
+        return f"a case is {self.input_shape} at {here}, and {other.input_shape} at {there}"
 
 
 @dataclass(frozen=True)
@@ -267,6 +276,9 @@ def description_of(fields: Mapping[str, Any]) -> Description:
     shape, columns = tuple(int(size) for size in fields["input_shape"]), int(fields["columns"])
     if not 0 <= columns <= math.prod(shape):
         raise ValueError("columns are among a case's features")
+    features = None if fields["features"] is None else Features.of(fields["features"])
+    if features and (features.width,) != shape:
+        raise ValueError("features are those of a case")
     told = fields["census"]
     census = Census(
         least=int(told["least"]),
@@ -274,7 +286,8 @@ def description_of(fields: Mapping[str, Any]) -> Description:
         per_class={printable(str(name)): _sides(counts) for name, counts in told["per_class"].items()},
         refused={printable(str(name)): int(count) for name, count in told["refused"].items()},
     )
-    return Description(printable(str(fields["site"])), shape, str(fields["digest"]), census, columns)
+    site, digest = printable(str(fields["site"])), str(fields["digest"])
+    return Description(site, shape, digest, census, columns, features)
 
 
 def _sides(told: Any) -> Sides:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.serverapp import Grid
-from safetensors.torch import save_file
 
 from common.config import Config
 from common.errors import DataError
-from common.files import atomic
 from common.initialise import learner_for
 from common.weights import Weights
 from common.wire import Description
@@ -148,30 +146,13 @@ def initial_weights(config: Config, input_shape: tuple[int, ...]) -> Weights:
     return learner_for(config, input_shape, torch.device("cpu")).weights()
 
 
-def common_input_shape(sites: Any) -> tuple[int, ...]:
-    """Return the shape of a case, which must be the same at every site."""
-    by_form: dict[str, list[Description]] = {}
-    for _, description in sites:
-        by_form.setdefault(description.form, []).append(description)
-    if not by_form:
+def common_input_shape(sites: Iterable[tuple[int, Description]]) -> tuple[int, ...]:
+    """Return the shape of a case, whose numbers must mean the same at every site."""
+    described = [description for _, description in sites]
+    if not described:
         raise DataError("no hospital is connected; a run needs at least one.")
-    if len(by_form) > 1:
-        told = "; ".join(
-            f"{form} at {', '.join(sorted(one.site for one in group))}"
-            for form, group in sorted(by_form.items())
-        )
-        raise DataError(f"hospitals disagree on the shape of a case: {told}. Give all the same columns.")
-    (group,) = by_form.values()
-    return group[0].input_shape
-
-
-def save_weights(path: Path, phi: Weights, config: Config, statistics: str = "") -> None:
-    """Write phi by parameter name, with the configuration that made it, atomically.
-
-    `statistics`, where there are any, are what its inputs are standardised with (`common.columns`).
-    """
-    metadata = {"format": "zamenis-phi-1", "config": config.to_json()}
-    if statistics:
-        metadata["statistics"] = statistics
-    with atomic(path) as temporary:
-        save_file(phi, temporary, metadata=metadata)
+    for other in described[1:]:
+        if other.form != described[0].form:
+            words = described[0].difference(other, described[0].site, other.site)
+            raise DataError(f"hospitals' cases differ: {words}. Give all the same columns, in one order.")
+    return described[0].input_shape

@@ -78,9 +78,10 @@ def _of_one_shape(sites: Sites, roll: Roll) -> Sites:
     counts = Counter(description.form for _, description in sites.values())
     if len(counts) > 1:
         most, _ = counts.most_common(1)[0]
+        usual = next(description for _, description in sites.values() if description.form == most)
         for site, (_, description) in sorted(sites.items()):
             if description.form != most:
-                roll.tell(f"{site}: its cases have the shape {description.form}, most have {most}; left out.")
+                roll.tell(f"{site}: {usual.difference(description, 'most', 'this one')}; left out.")
         sites = {site: one for site, one in sites.items() if one[1].form == most}
     return sites
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +15,15 @@ from flwr.serverapp import Grid
 
 from common import weights
 from common.algorithms import ALGORITHMS
+from common.columns import Statistics
 from common.config import Config
 from common.initialise import shared_weights
+from common.published import Published
 from common.sections import Engine
 from common.weights import Weights
 from common.wire import Description, Judgement
 from server import evaluation
-from server.app import MetaTrained, common_input_shape, meta_train, save_weights
+from server.app import MetaTrained, common_input_shape, meta_train
 from server.checkpoint import Checkpoint
 from server.evaluation import Question
 from server.experiment.attendance import Roll, attend
@@ -97,14 +99,35 @@ def conduct(
     answers = dict(zip(verdicts, floor.judge(trained, verdicts.values()), strict=True))
     clock.lap("evaluation_s")
     like = initial[plan.headliner or config.experiment.algorithms[0]]
-    publish(out, config, like, trained[plan.published] if plan.published else None)
+    handed_on = {
+        shot: choose(trials, scores)
+        for shot, trials in plan.handed_on(choices).items()
+        if any(scores[trial] is not None for by in trials.values() for trial in by)
+    }
+    made = trained[plan.published] if plan.published else None
+    published = _published(plan, like, made, list(hospitals.values()), handed_on)
+    published.save(out / "phi.safetensors")
     return Outcome(answers, recipes, trained, hospitals, len(weights.pack(like)), clock.laps())
 
 
-def publish(out: Path, config: Config, like: Weights, trained: MetaTrained | None) -> None:
-    """Write phi.safetensors: meta-trained over every hospital, or untrained if nothing was to be."""
-    phi = weights.unpack(trained.phi, like) if trained else like
-    save_weights(out / "phi.safetensors", phi, config, trained.statistics if trained else "")
+def _published(
+    plan: Plan,
+    like: Weights,
+    made: MetaTrained | None,
+    hospitals: Sequence[Description],
+    recipes: Mapping[int, Recipe],
+) -> Published:
+    """Return what a run hands out: phi trained over every hospital, or untrained if nothing was to be."""
+    features = hospitals[0].features
+    return Published(
+        weights.unpack(made.phi, like) if made else like,
+        plan.config,
+        plan.headliner or plan.config.experiment.algorithms[0],
+        hospitals[0].input_shape,
+        features and features.with_missing_of(one.features for one in hospitals),
+        Statistics.from_json(made.statistics) if made and made.statistics else None,
+        recipes,
+    )
 
 
 def pool_name(excluded: Iterable[str]) -> str:

@@ -190,6 +190,17 @@ class Plan:
             if cell.shot and self._chooses(cell.algorithm) and self.folds(cell.site)
         }
 
+    def handed_on(
+        self, choices: Mapping[Cell, Mapping[Recipe, Sequence[Trial]]]
+    ) -> dict[int, dict[Recipe, list[Trial]]]:
+        """Return by K the trials from which the published phi's own recipe is chosen: those of all cells."""
+        together: dict[int, dict[Recipe, list[Trial]]] = {}
+        for cell, trials in choices.items():
+            if cell.algorithm == self.headliner:
+                for recipe, tried in trials.items():
+                    together.setdefault(cell.shot, {}).setdefault(recipe, []).extend(tried)
+        return together
+
     def cells(self) -> list[Cell]:
         """Return every cell of the report."""
         settings = self.config.experiment

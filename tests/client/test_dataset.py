@@ -21,6 +21,7 @@ from client.split import fraction, keyed_hash, open_keys, share_patients
 from common.errors import DataError
 from common.sections import Data, Task
 from tests.client.dicom_files import write, write_hospital
+from tests.conftest import write_table_hospital
 
 DATA, TASK = Data(image_size=8), Task(label="finding", classes=("normal", "nodule"))
 
@@ -286,6 +287,19 @@ def test_folders_of_hospitals_that_share_no_key_keep_their_patients_apart(tmp_pa
     assert both.census.per_class == {"normal": 24, "nodule": 24}
     numbers = set(both.adaptation.patients.tolist()) | set(both.test.patients.tolist())
     assert numbers == set(range(both.census.patients)) == set(range(24))
+
+
+def test_tables_of_one_hospital_have_the_same_columns(tmp_path: Path) -> None:
+    """In another order the same number would mean something else."""
+    places = []
+    for seed, name in enumerate(("north", "south")):
+        write_table_hospital(tmp_path / name, seed=seed)
+        places.append(Source(tmp_path / name, tmp_path / name / ".zamenis"))
+    assert open_folders("city", places, DATA, TASK, Rules()).census.accepted == 160
+    schema = tmp_path / "south/schema.toml"
+    schema.write_text(schema.read_text().replace('"a", "b"', '"b", "a"'))
+    with pytest.raises(DataError, match=r"column 1 is a at one folder, and b at another; write schema\.toml"):
+        open_folders("city", places, DATA, TASK, Rules())
 
 
 def test_a_patient_in_two_folders_of_a_node_is_one_patient(tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def test_patients_who_differ_by_little_are_told(tmp_path: Path) -> None:
     assert "P7" not in told
 
 
+def test_a_column_of_too_many_categories_is_told(tmp_path: Path) -> None:
+    """Categories go to the coordinator; names and dates are none."""
+    schema = 'patient = "p"\n[categorical]\nward = [{}]\n'
+    with (tmp_path / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("p", "ward", "finding"), *((i, i % 20, finding(i)) for i in SEVERAL)])
+    for count, told in ((20, False), (21, True)):
+        (tmp_path / "schema.toml").write_text(schema.format(", ".join(map(str, range(count)))))
+        assert any("ward has 21 categories" in note for note in opened(tmp_path)) == told
+
+
 def test_a_placeholder_for_patients_is_told(tmp_path: Path) -> None:
     """A few who share one; and a table in which all do is no table of patients."""
     names = ["Unknown"] * 3 + ["ANONYMOUS"] * 2 + [f"q{row}" for row in SEVERAL]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common import wire
 from common.errors import WireError
+from common.features import Features
 from common.inner_loop import InnerLoop
 
 
@@ -40,6 +43,37 @@ def test_a_contribution_arrives() -> None:
     got = wire.read_contribution(reply, 5)
     assert torch.equal(got.delta, sent.delta)
     assert (got.loss_sum, got.episodes, got.weight, got.within) == (0.5, 2, 17, True)
+
+
+CENSUS = wire.Census(5, (20, None), {"a": (10, 10)}, {})
+FEATURES = Features(("age",), (("sex", ("f", "m")),), (("bits", 8),), (("age", ("0.0",)),))
+
+
+@pytest.mark.parametrize(("shape", "features"), [((11,), FEATURES), ((1, 8, 8), None)])
+def test_a_description_arrives(shape: tuple[int, ...], features: Features | None) -> None:
+    """A table's with its features, and images' without."""
+    sent = wire.Description("site", shape, "digest", CENSUS, 0, features)
+    assert wire.read_description(wire.reply_description(instruction(), sent)) == sent
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        FEATURES,
+        Features(("x" * 200,)),
+        Features(("age",), (("sex", ("f", 3)),)),  # type: ignore[arg-type]
+        {"numeric": "age"},
+        [],
+    ],
+)
+def test_features_that_are_none_or_not_of_the_shape_are_refused(features: Any) -> None:
+    """A hospital's words are bounded, and agree with each other."""
+    with pytest.raises(WireError, match="not what was asked for"):
+        wire.read_description(
+            wire.reply_description(
+                instruction(), wire.Description("site", (10,), "digest", CENSUS, 0, features)
+            )
+        )
 
 
 def test_a_recipe_arrives() -> None:

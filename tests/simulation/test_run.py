@@ -98,7 +98,7 @@ def test_a_run_leaves_everything_that_it_promises(
     assert load(out / "config.toml").to_toml() == (out / "config.toml").read_text()
 
     with safe_open(out / "phi.safetensors", "pt") as weights:
-        assert weights.metadata()["format"] == "zamenis-phi-1"
+        assert weights.metadata()["format"] == "zamenis-phi-2"
         assert from_json(weights.metadata()["config"]) == config
     found = results(out)
     assert (

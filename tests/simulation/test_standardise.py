@@ -31,7 +31,7 @@ from server import checkpoint, evaluation
 from server.app import CHECKPOINT, MetaTrained, common_input_shape, identity, initial_weights, meta_train
 from server.checkpoint import Checkpoint
 from server.exchange import exchange
-from server.experiment.attendance import Sites
+from server.experiment.attendance import Roll, Sites, attend
 from simulation.grid import InProcessGrid
 from simulation.run import simulate
 from simulation.secrets import make_secrets
@@ -348,17 +348,53 @@ def test_sums_are_refused_where_each_site_standardises_its_own(table_hospitals: 
     assert "no numeric columns" in str(reply.error.reason)
 
 
-def test_hospitals_of_different_columns_are_told_apart(table_hospitals: Write) -> None:
-    """As many features, but not as many numeric ones."""
-    parent, config = table_hospitals(2), small()
+def indicator(parent: Path) -> None:
+    """Give the second hospital a category in place of its last number."""
     mended(parent / "site-2", ', "d"]\n', ']\n[categorical]\ne = ["x"]\n', "schema.toml")
     header, *rows = (parent / "site-2" / "table.csv").read_text().splitlines()
     (parent / "site-2" / "table.csv").write_text(f"{header},e\n" + "".join(f"{row},x\n" for row in rows))
-    with (
-        grid_of(parent, config) as (_, sites),
-        pytest.raises(DataError, match=r"3 numeric columns at site-2; .*4 numeric columns at site-1"),
-    ):
+
+
+def order(parent: Path) -> None:
+    """Name the second hospital's columns in another order."""
+    mended(parent / "site-2", '"c", "d"', '"d", "c"', "schema.toml")
+
+
+def fewer(parent: Path) -> None:
+    """Leave the second hospital's last column out."""
+    mended(parent / "site-2", ', "d"', "", "schema.toml")
+
+
+@pytest.mark.parametrize("standardise", ["site", "federation"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (indicator, "column 4 is d at site-1, and e of x at site-2"),
+        (order, "column 3 is c at site-1, and d at site-2"),
+        (fewer, "column 4 is d at site-1, and missing at site-2"),
+    ],
+)
+def test_hospitals_of_different_columns_are_told_apart(
+    table_hospitals: Write, standardise: str, change: Callable[[Path], None], told: str
+) -> None:
+    """Also where there are as many: the same number must mean the same everywhere."""
+    parent, config = table_hospitals(2), small(f"data.standardise={standardise}")
+    change(parent)
+    with grid_of(parent, config) as (_, sites), pytest.raises(DataError, match=told):
         common_input_shape(sites.values())
+
+
+def test_who_has_other_columns_than_most_is_left_out_with_the_reason(
+    table_hospitals: Write, tmp_path: Path
+) -> None:
+    """Over a network the others go on."""
+    parent, config = table_hospitals(3), small("training.min-cohort=2")
+    order(parent)
+    told: list[str] = []
+    with grid_of(parent, config) as (grid, sites):
+        roll = Roll({node: site for site, (node, _) in sites.items()}, 20.0, told.append)
+        assert set(attend(grid, config, tmp_path, roll, lambda: None)) == {"site-1", "site-3"}
+    assert told == ["site-2: column 3 is c at most, and d at this one; left out."]
 
 
 def test_what_bears_lying_sites_does_not_go_with_sums() -> None:
