@@ -20,6 +20,7 @@ from client.image_child import Opened
 from common.errors import ConfigError
 from common.sections import Data, Task
 from tests.client.dicom_files import dataset, write
+from tests.conftest import give_key
 
 DATA, TASK = Data(image_size=8), Task(label="finding", classes=("normal", "nodule"))
 PATIENTS = 6
@@ -55,6 +56,7 @@ def studies(tmp_path: Path) -> Path:
         slices(tmp_path / f"p{patient}/bone", study, 3, PatientID=f"Secret^{patient}", Modality="CT", **BONE)
         rows.append(f"{study},{TASK.classes[patient % 2]}")
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    give_key(tmp_path)
     return tmp_path
 
 
@@ -212,6 +214,7 @@ def test_an_exposure_for_processing_and_for_presentation_is_one_case(
             image.save_as(tmp_path / f"{patient}-{place}.dcm", enforce_file_format=True)
         rows.append(f"{study},{TASK.classes[patient % 2]}")
     (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    give_key(tmp_path)
     for _ in range(2):
         hospital, reasons = opened(tmp_path)
         assert hospital.census.accepted == 1 + (PATIENTS - 1) * cases
