@@ -13,6 +13,7 @@ unexplained; then the exit code is 1.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -228,6 +229,10 @@ def main() -> int:
         for why, names in sorted(grey.items()):
             if why != "alike" and "not compared" not in why:
                 console.print(f"{why}: {', '.join(names)}")
+    total = sum(counts.values(), Counter())
+    print(
+        json.dumps({"files": total.total(), "accepted": total["accepted"], "grey_alike": len(grey["alike"])})
+    )
     return int(any(why.startswith("unexplained") for why in grey))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import json
 import os
 import random
 import sys
@@ -298,6 +299,13 @@ def main() -> int:
     )
     for words in broken:
         console.print(words, markup=False)
+    figures = {
+        "files": chosen.count,
+        "broken": len(broken),
+        "children_lost": sum(one.children for one in by_damage.values()),
+        "slowest_s": max(one.slowest for one in by_damage.values()),
+    }
+    print(json.dumps(figures))
     return int(bool(broken) or by_damage["none"].outcomes["accepted"] < len(wholes))
 
 
