@@ -79,11 +79,23 @@ def _grey(frame: Stored, dataset: Dataset) -> Float[Tensor, "1 height width"]:
     """Return a stored frame as shown: modality, VOI, polarity; pixel padding (C.7.5.1.1.2) is black."""
     padding = _padding(frame, dataset)
     shown = _of_interest(frame, dataset, padding)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if _inverted(dataset):
         shown.neg_().add_(1)
     if padding is not None:
         shown[torch.from_numpy(padding)] = 0
     return shown[None]
+
+
+def _inverted(dataset: Dataset) -> bool:
+    """Return whether low values are white: by PresentationLUTShape (PS3.3 C.11.6.1), else by polarity.
+
+    The two agree where the Standard asks for both (C.8.11.3); where they do not, the shape comes last in its
+    order, and dcmtk goes by it.
+    """
+    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    if shape in ("IDENTITY", "INVERSE"):
+        return shape == "INVERSE"
+    return bool(dataset.PhotometricInterpretation == "MONOCHROME1")
 
 
 def _padding(frame: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:

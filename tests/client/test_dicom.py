@@ -99,6 +99,29 @@ def test_monochrome1_is_the_negative_of_monochrome2(tmp_path: Path) -> None:
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
+@pytest.mark.parametrize(
+    ("polarity", "shape", "inverted"),
+    [
+        ("MONOCHROME1", None, True),
+        ("MONOCHROME1", "INVERSE", True),
+        ("MONOCHROME1", "IDENTITY", False),
+        ("MONOCHROME1", "LIN OD", True),
+        ("MONOCHROME2", None, False),
+        ("MONOCHROME2", "IDENTITY", False),
+        ("MONOCHROME2", "INVERSE", True),
+    ],
+)
+def test_the_presentation_shape_tells_what_is_white(
+    tmp_path: Path, polarity: str, shape: str | None, inverted: bool
+) -> None:
+    """As dcmtk 3.6.7 shows each of these; without a shape, or with a printer's, polarity tells."""
+    told = {"PresentationLUTShape": shape} if shape else {}
+    write(tmp_path / "plain.dcm", RAMP)
+    write(tmp_path / "a.dcm", RAMP, PhotometricInterpretation=polarity, **told)
+    plain, mine = shown(tmp_path / "plain.dcm"), shown(tmp_path / "a.dcm")
+    torch.testing.assert_close(mine, 1 - plain if inverted else plain)
+
+
 def test_pixel_padding_is_black_and_leaves_the_range_alone(tmp_path: Path) -> None:
     """Padding far below the measured values becomes 0, and the measured ones still span [0, 1]."""
     pixels = RAMP.astype(np.int16)
