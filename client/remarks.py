@@ -92,9 +92,10 @@ def _about_copies(rows: Iterable[tuple[str, str]]) -> list[str]:
     copies = sum(count - 1 for count in Counter(rows).values())
     if not copies:
         return []
+    many = "1 row is a copy" if copies == 1 else f"{copies} rows are copies"
     return [
-        f"{copies} rows are copies of another, and no patient column tells whose they are: a copy may be "
-        "learned from and tested on. Take copies out, or name the patient column in schema.toml"
+        f"{many} of another, and no patient column tells whose they are: a copy may be learned from and "
+        "tested on. Take copies out, or name the patient column in schema.toml"
     ]
 
 

@@ -59,7 +59,7 @@ def attend(grid: Grid, config: Config, out: Path, roll: Roll | None, on_reply: C
 def _away(grid: Grid, roll: Roll) -> list[str]:
     """Return a line on each hospital that is known and not connected."""
     connected = set(grid.get_node_ids())
-    return [f"{site}: {ABSENT}." for node, site in sorted(roll.names.items()) if node not in connected]
+    return sorted(f"{site}: {ABSENT}." for node, site in roll.names.items() if node not in connected)
 
 
 def _refuse_too_few(config: Config, sites: Sites, roll: Roll) -> None:
