@@ -90,6 +90,7 @@ def synthesise(seed: int, sites: int = 5, shots: tuple[int, ...] = (0, 1, 5, 10)
             }
             for name in names
         ],
+        "curves": [_curves(generator, name, shot) for shot in shots for name in ALGORITHMS],
         "timing": {"total_s": 80.1, "data_s": 6.0, "training_s": 30.0, "evaluation_s": 40.0},
     }
 
@@ -111,6 +112,23 @@ def _row(generator: np.random.Generator, key: tuple[str, str, int], metric: str,
         "ci_high": min(1.0, mean + half),
         "draws": 20,
         "worst": mean - 2 * half if metric in METRICS[:3] else mean + 2 * half,
+    }
+
+
+def _curves(generator: np.random.Generator, algorithm: str, shot: int) -> Results:
+    """Return both curves of an algorithm at one K."""
+    fpr, stated = np.linspace(0, 1, 11), np.sort(generator.uniform(size=5))
+    observed = np.clip(stated + generator.normal(0, 0.05, 5), 0.1, 0.9)
+    columns = {"stated": stated, "observed": observed, "ci_low": observed - 0.1, "ci_high": observed + 0.1}
+    reliability = [
+        dict(zip(columns, map(float, one), strict=True)) for one in zip(*columns.values(), strict=True)
+    ]
+    return {
+        "algorithm": algorithm,
+        "shot": shot,
+        "hospitals": 4,
+        "roc": {"fpr": fpr.tolist(), "tpr": (fpr ** generator.uniform(0.1, 0.5)).tolist()},
+        "reliability": [one | {"answers": 1234} for one in reliability],
     }
 
 
@@ -220,6 +238,29 @@ def test_every_number_of_the_headline_metric_is_in_the_page(written: str) -> Non
     for row in synthesise(1)["rows"]:
         if row["metric"] == "auroc":
             assert f"{row['mean']:.3f}" in written
+
+
+def test_curves_are_drawn_with_their_words_and_numbers(written: str) -> None:
+    """A figure says what it shows to whom it is read out; a panel has its ECE, and each point its numbers."""
+    results = synthesise(1)
+    assert 'role="img" aria-label="ROC curves' in written
+    assert 'role="img" aria-label="Reliability curves' in written
+    assert "Of nodule. Each is the mean" in written
+    ece = Board.of(results["rows"], "ece").mean("reptile", 5)
+    assert ece is not None
+    assert f">ECE {ece.value:.3f}<" in written
+    for one in (one for curve in results["curves"] for one in curve["reliability"]):
+        assert f"<td>{one['observed']:.3f} <small>[{one['ci_low']:.3f}, {one['ci_high']:.3f}]" in written
+    assert written.count(">1,234<") == sum(len(curve["reliability"]) for curve in results["curves"])
+
+
+def test_results_without_curves_say_nothing_of_them(tmp_path: Path) -> None:
+    """As a deployed run's, whose hospitals send metrics alone."""
+    results = synthesise(1)
+    del results["curves"]
+    text = page(results, tmp_path)
+    outline(text)
+    assert not re.search("ROC|[Rr]eliability|points in numbers", text.replace("AUROC", ""))
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
