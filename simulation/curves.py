@@ -32,6 +32,8 @@ from server.report.board import Board, Row
 BINS = 10
 LEAST = 10
 """Test cases behind a bin on average; fewer bins where there would be fewer."""
+LEVEL = 0.95
+"""Of an interval."""
 MOST_POINTS = 201
 """Points of a ROC curve; more are thinned out, evenly along it."""
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -145,33 +147,46 @@ def reliability(
 ) -> list[dict[str, float | int]]:
     """Return bins of equally many answers, equal probabilities together, in order of what was stated.
 
-    Each has the mean probability `stated`, the share `observed` of yes, the bounds of its 95 % bootstrap
-    interval (patients and draws resampled, as for every metric), and its number of `answers` in all draws.
+    Each has the mean probability `stated`, the share `observed` of yes, the bounds of its 95 % interval, and
+    its number of `answers` in all draws. Intervals are bootstrap intervals, patients and draws resampled as
+    for every metric. Resampling cannot move a share of 0 or 1: there the bound inwards is that of as many
+    independent answers as there are patients (Clopper and Pearson 1934).
     """
     stated = np.concatenate([one.stated for one in answered])
     cases = sum(len(one.stated) / len(np.unique(one.draw)) for one in answered)
     bins = int(np.clip(cases // LEAST, 1, BINS))
     edges = np.unique(np.quantile(stated, np.arange(1, bins) / bins))
-    members = [np.searchsorted(edges, one.stated, side="right") for one in answered]
     count = len(edges) + 1
-    sums = np.zeros((3, count))
-    again = np.zeros((2, replicates, count))
-    for one, member, chance in zip(answered, members, draws, strict=True):
-        for place, value in enumerate((np.ones(len(member)), one.truth, one.stated)):
-            sums[place] += np.bincount(member, value, count)
+    sums, again = np.zeros((4, count)), np.zeros((2, replicates, count))
+    for one, chance in zip(answered, draws, strict=True):
+        member = np.searchsorted(edges, one.stated, side="right")
+        of_patients, _ = np.unique(np.stack([member, one.patient]), axis=1)
+        sums += [
+            *(np.bincount(member, values, count) for values in (np.ones(len(member)), one.truth, one.stated)),
+            np.bincount(of_patients, minlength=count),
+        ]
         again += _replicates(one, member, count, replicates, chance)
     with np.errstate(invalid="ignore"):
-        shares = again[1] / again[0]
-    return [
-        {
-            "stated": float(total / answers),
-            "observed": float(yes / answers),
-            **dict(zip(("ci_low", "ci_high"), interval(shares[:, place]), strict=True)),
-            "answers": int(answers),
-        }
-        for place, (answers, yes, total) in enumerate(sums.T)
-        if answers
-    ]
+        shares = (again[1] / again[0]).T
+    return [_bin(sums[:, place], shares[place]) for place in np.flatnonzero(sums[0])]
+
+
+def _bin(sums: NDArray[np.float64], shares: NDArray[np.float64]) -> dict[str, float | int]:
+    """Return a bin of such numbers of answers, of yes, of probabilities and of patients."""
+    answers, yes, stated, patients = map(float, sums)
+    low, high = interval(shares)
+    inwards = (1 - LEVEL) / 2
+    if yes == 0:
+        high = 1 - inwards ** (1 / patients)
+    if yes == answers:
+        low = inwards ** (1 / patients)
+    return {
+        "stated": stated / answers,
+        "observed": yes / answers,
+        "ci_low": low,
+        "ci_high": high,
+        "answers": int(answers),
+    }
 
 
 def _replicates(

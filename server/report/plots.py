@@ -42,8 +42,16 @@ STROKES = {
     "fedprox": Stroke("#c673a2", (0, (5, 1.5, 1, 1.5)), "^"),
     "local-only": Stroke("#d55e00", (0, (2, 1.2)), "D"),
     "pooled": Stroke("#808080", (0, (9, 2)), "X"),
+    "maml": Stroke("#7a68d8", (0, (7, 1.5, 1, 1.5, 1, 1.5)), "P"),
+    "fomaml": Stroke("#b0509b", (0, (3, 1)), "p"),
+    "anil": Stroke("#d1495b", (0, (4, 1, 1, 1, 1, 1)), "*"),
+    "protonet": Stroke("#00838f", (0, (8, 1.5, 3, 1.5)), "h"),
+    "matching": Stroke("#5b8c00", (0, (3, 3)), "<"),
+    "matching-fce": Stroke("#7d7d00", (0, (6, 3)), ">"),
+    "siamese": Stroke("#9a6b4f", (0, (1, 2)), "d"),
+    "fedbn": Stroke("#2f8f9d", (0, (2, 1, 1, 1)), "8"),
 }
-"""Okabe and Ito's colour-blind-safe hues, each at least 3:1 against the light and the dark page."""
+"""The first five are of Okabe and Ito's colour-blind-safe hues; each is at least 3:1 against either page."""
 OTHER = Stroke("#a97500", (0, (1, 1)), "v")
 
 RC: dict[Any, Any] = {
@@ -67,8 +75,10 @@ SQUARE = (2.3, 2.3)
 """The same of a panel as high as it is wide."""
 MOST_COLUMNS = 5
 """Panels side by side at most where each column has an algorithm of its own."""
-LEGEND = 6.8
-"""Inches that a legend of six algorithms takes."""
+AROUND = 0.35
+"""How far curves stand about their K, in steps from one K to the next, at most."""
+LEGEND, BESIDE = 6.8, 6
+"""Inches that a line of a legend takes, and how many algorithms it has at most."""
 
 
 def shot_curves(rows: Iterable[Row], labels: tuple[str, str]) -> Markup:
@@ -86,14 +96,14 @@ def shot_curves(rows: Iterable[Row], labels: tuple[str, str]) -> Markup:
 
     def draw(axes: Axes, site: str) -> None:
         axes.set_xticks(range(len(shots)), [str(shot) for shot in shots])
-        axes.set_xlim(-0.35, len(shots) - 0.65)
+        axes.set_xlim(-AROUND, len(shots) - 1 + AROUND)
         for number, name in enumerate(algorithms):
             mine = sorted(
                 (row for row in measured if row["site"] == site and row["algorithm"] == name),
                 key=lambda row: int(row["shot"]),
             )
-            aside = 0.06 * (number - (len(algorithms) - 1) / 2)
-            _curve(axes, name, [shots.index(row["shot"]) + aside for row in mine], mine)
+            at = aside(number, len(algorithms))
+            _curve(axes, name, [shots.index(row["shot"]) + at for row in mine], mine)
 
     words = (
         f"{labels[1]} against K for each held-out hospital, one curve per algorithm; numbers in the table "
@@ -101,6 +111,11 @@ def shot_curves(rows: Iterable[Row], labels: tuple[str, str]) -> Markup:
     )
     svg = _multiples("curves", sites, draw, labels, algorithms)
     return _inline(svg, "curves", words)
+
+
+def aside(number: int, count: int) -> float:
+    """Return how far from its K the curve of such a number stands, of so many."""
+    return min(0.06, 1.6 * AROUND / count) * (number - (count - 1) / 2)
 
 
 def loss_curves(rounds: Iterable[Row]) -> Markup:
@@ -281,7 +296,7 @@ def _panels(
     wide = min(shape[0], (WIDTH - 0.5) / columns)
     used = columns * wide + 0.5
     width = max(used, LEGEND if legend else 0.0)
-    top = 0.55 if legend else 0.25
+    top = 0.35 + 0.2 * math.ceil(len(legend) / BESIDE) if legend else 0.25
     height = rows * min(shape[1], wide) + top + 0.25
     figure = Figure(figsize=(width, height))
     grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
@@ -323,7 +338,12 @@ def _legend(figure: Figure, algorithms: Sequence[str]) -> None:
     ]
     if handles:
         figure.legend(
-            handles, algorithms, loc="upper left", ncols=len(handles), handlelength=3.2, borderaxespad=0
+            handles,
+            algorithms,
+            loc="upper left",
+            ncols=min(len(handles), BESIDE),
+            handlelength=3.2,
+            borderaxespad=0,
         )
 
 

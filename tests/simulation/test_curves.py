@@ -115,12 +115,20 @@ def test_the_bins_of_a_known_sample() -> None:
     """Of 60 that were stated 0.1 six came true, of 40 that were stated 0.8 all; in two hospitals."""
     low = answered([0.1] * 60, [1] * 6 + [0] * 54)
     first, second = bins([low, answered([0.8] * 40, [1] * 40)])
-    assert (first["stated"], first["observed"], first["answers"]) == (pytest.approx(0.1), 0.1, 60)
-    assert (second["stated"], second["observed"], second["answers"]) == (pytest.approx(0.8), 1.0, 40)
-    assert (second["ci_low"], second["ci_high"]) == (1.0, 1.0)
+    assert (first["observed"], first["answers"]) == (0.1, 60)
+    assert (second["observed"], second["ci_high"], second["answers"]) == (1.0, 1.0, 40)
+    assert [first["stated"], second["stated"]] == pytest.approx([0.1, 0.8])
+    assert second["ci_low"] == pytest.approx(0.025 ** (1 / 40))
     error = 1.96 * (0.1 * 0.9 / 60) ** 0.5
     assert first["ci_low"] == pytest.approx(0.1 - error, abs=0.025)
     assert first["ci_high"] == pytest.approx(0.1 + error, abs=0.025)
+
+
+def test_a_bin_in_which_nothing_came_true_is_not_certain() -> None:
+    """Five patients in each of eight draws are five: 0 of 5 is below 0.522, as Clopper's tables have it."""
+    (one,) = bins([answered([0.1] * 5, [0] * 5, draws=8)])
+    assert (one["observed"], one["ci_low"], one["answers"]) == (0.0, 0.0, 40)
+    assert one["ci_high"] == pytest.approx(0.5218, abs=1e-4)
 
 
 def test_bins_hold_equally_many_and_fewer_cases_have_fewer() -> None:

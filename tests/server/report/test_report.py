@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from common.algorithms import ALGORITHMS as ALGORITHMS_WE_HAVE
 from server.report import plots, rounds
 from server.report.board import Board
 from server.report.console import ResultTable, summary
@@ -240,6 +241,16 @@ def test_every_number_of_the_headline_metric_is_in_the_page(written: str) -> Non
             assert f"{row['mean']:.3f}" in written
 
 
+def test_words_for_the_ear_do_not_widen_a_page(written: str) -> None:
+    """Words that no eye sees stand outside the flow, and must scroll with their table, not beside it."""
+    style = dict(re.findall(r"^(\.[a-z]+) \{([^}]*)\}", written, re.MULTILINE))
+    assert "position: absolute" in style[".aside"]
+    assert "overflow-x: auto; position: relative" in style[".wide"]
+    before = [text.rpartition('<div class="wide"')[2] for text in written.split('<span class="aside">')[:-1]]
+    assert before
+    assert not any("</div>" in text for text in before)
+
+
 def test_curves_are_drawn_with_their_words_and_numbers(written: str) -> None:
     """A figure says what it shows to whom it is read out; a panel has its ECE, and each point its numbers."""
     results = synthesise(1)
@@ -466,9 +477,20 @@ def test_strokes_are_legible_on_light_and_dark(stroke: plots.Stroke) -> None:
 
 def test_no_two_algorithms_look_alike() -> None:
     """Without colour, dash and marker still tell every two algorithms apart."""
+    assert plots.STROKES.keys() == ALGORITHMS_WE_HAVE.keys()
     strokes = [*plots.STROKES.values(), plots.OTHER]
     for feature in ("colour", "dash", "marker"):
         assert len({getattr(stroke, feature) for stroke in strokes}) == len(strokes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 13, 40])
+def test_curves_stand_beside_their_k_within_the_panel(count: int) -> None:
+    """However many there are, apart and about it; a few stand as far apart as reads well."""
+    places = [plots.aside(number, count) for number in range(count)]
+    assert sum(places) == pytest.approx(0)
+    assert len(set(places)) == count
+    assert max(places) < plots.AROUND
+    assert count > 5 or np.diff(places) == pytest.approx(0.06)
 
 
 def _luminance(colour: str) -> float:
