@@ -145,30 +145,28 @@ def data(directory: Directory = HERE) -> None:
     if not home.settings.data:
         console.print("Nothing is registered; zamenis-hospital register FOLDER --label NAME.")
         return
-    rows, record = [], home.book.load()
+    rows, below, record = [], [], home.book.load()
     for entry in home.settings.data:
         census, task = census_of(entry), named_of(entry.task)
         use = record.uses.get(task)
         counts = (census.accepted, census.patients, sum(census.refused.values())) if census else ("", "", "")
         cells = (
             entry.label,
-            (census and _counts(census)) or entry.kind,
             *counts,
             record.patients(task) if use and census else "register again",
             use.waiting if use else "",
             use.silent if use else "",
         )
-        rows.append([*map(str, cells), entry.folder])
-    heads = ("label", "classes", "cases", "patients", "left out", "used", "waiting", "silent", "folder")
-    terminal.table(heads, rows)
-    terminal.plain(
-        "Counts are as they were registered; used, waiting and silent are of all folders of a label."
-    )
-    for folder in gone(home.settings.data):
-        terminal.plain(
-            f"{folder} is not there: messages about its labels are refused. Mount it again, or "
-            f"zamenis-hospital forget {folder}"
-        )
+        rows.append([*map(str, cells)])
+        told = (census and _counts(census)) or entry.kind
+        below.append([*terminal.broken(told, terminal.COLUMNS - len(terminal.INDENT)), entry.folder])
+    terminal.table(("label", "cases", "patients", "left out", "used", "waiting", "silent"), rows, below)
+    terminal.plain("Counts are as registered; used, waiting and silent: of all folders of a label.")
+    if away := gone(home.settings.data):
+        terminal.plain("Not there, so that messages about their labels are refused:")
+        for folder in away:
+            terminal.plain(terminal.INDENT + folder)
+        terminal.plain("Mount them again, or zamenis-hospital forget FOLDER.")
 
 
 @app.command()

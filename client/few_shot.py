@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from client.adapt import Adapted, adapt_safely
 from client.dataset import Hospital
 from client.episodes import few_cases, relabelled
+from client.predictions import file_of, keep
 from client.scoring import Scored, score
 from common import heads, wire
 from common.algorithms import Algorithm
@@ -73,6 +75,8 @@ class Judge:
     config: Config
     classes: tuple[str, ...]
     """Of which K patients each are adapted with; in classification, labels are places here."""
+    predictions: Path | None = None
+    """Folder in which a simulated hospital keeps what it predicts for a report."""
 
     def answer(self, question: Question) -> wire.Judgement:
         """Return the metrics per draw and per bootstrap replicate, or why this K is left out here."""
@@ -82,7 +86,7 @@ class Judge:
         unadapted = self._unadapted()
         if not question.adapts:
             assert unadapted is not None  # noqa: S101 - nobody asks those that cannot for it
-            return self._judged(*self._score([unadapted], question.replicates))
+            return self._judged(*self._score(self._kept(question, [unadapted]), question.replicates))
         shares: list[float] = []
 
         def drawn() -> Iterator[Scored]:
@@ -92,13 +96,25 @@ class Judge:
                 shares.append(share)
                 yield scored
 
-        plain, replicates = self._score(drawn(), question.replicates)
+        plain, replicates = self._score(self._kept(question, drawn()), question.replicates)
         headline, hurt, kind = self.config.metric, 0.0, self.config.kind
         if unadapted is not None:
             before, _ = self._score([unadapted], 0)
             after, unmoved = (kind.goodness(headline, scores[headline]) for scores in (plain, before))
             hurt = float(np.mean(after < unmoved[0]))
         return self._judged(plain, replicates, hurt, float(np.mean([share == 0.0 for share in shares])))
+
+    def _kept(self, question: Question, predicted: Iterable[Scored]) -> Iterator[Scored]:
+        """Yield what is predicted; at the end it is written where a simulated hospital keeps it."""
+        if self.predictions is None or question.purpose != wire.TEST:
+            yield from predicted
+            return
+        every = []
+        for scored in predicted:
+            every.append(scored)
+            yield scored
+        path = file_of(self.predictions, self.hospital.name, self.algorithm.name, question.shot)
+        keep(path, self.learner.task, every, self.hospital.test)
 
     def _judged(
         self, plain: Metrics, replicates: Metrics, hurt: float = 0.0, fell_back: float = 0.0

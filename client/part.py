@@ -119,7 +119,8 @@ class Part:
         if self._training.normalisation != "shared":
             learner = learner.calibrated(whole, hospital.adaptation.inputs)
         strata = classes.strata(names, self.config)
-        return Judge(ALGORITHMS[self.algorithm], learner, whole, hospital, self.config, strata)
+        kept_in = self.node.predictions
+        return Judge(ALGORITHMS[self.algorithm], learner, whole, hospital, self.config, strata, kept_in)
 
     @property
     def _training(self) -> Training:

@@ -31,8 +31,8 @@ def score(
     task: TaskKind, predicted: Iterable[Scored], test: Cases, replicates: int, draws: Draws
 ) -> tuple[Metrics, Metrics]:
     """Return each metric by `[draw]`, and by `[replicate]` as a mean over resampled draws."""
-    resampled = _bootstrap_cases(test, replicates, draws.child("patients"))
-    weights = np.concatenate([np.ones((1, len(test))), resampled])
+    again = resampled(test.patients.numpy(), replicates, draws.child("patients"))
+    weights = np.concatenate([np.ones((1, len(test))), again])
     per_draw = [_metrics(task, draw, weights) for draw in predicted]
     table = {name: np.stack([metrics[name] for metrics in per_draw]) for name in per_draw[0]}
     count = len(per_draw)
@@ -50,10 +50,13 @@ def _metrics(task: TaskKind, draw: Scored, weights: NDArray[np.float64]) -> Metr
     return task.metrics(predicted, draw.labels.numpy(), mine)
 
 
-def _bootstrap_cases(test: Cases, replicates: int, draws: Draws) -> NDArray[np.float64]:
-    """Return how often each test case counts in each replicate: whole patients are resampled."""
-    patients, member = np.unique(test.patients.numpy(), return_inverse=True)
-    many, counts = len(patients), np.empty((replicates, len(patients)))
+def resampled(patients: NDArray[np.int64], replicates: int, draws: Draws) -> NDArray[np.float64]:
+    """Return how often each case counts, `[replicate, case]`: whole patients are resampled.
+
+    `patients` says whose each case is.
+    """
+    names, member = np.unique(patients, return_inverse=True)
+    many, counts = len(names), np.empty((replicates, len(names)))
     for replicate in counts:
         replicate[:] = np.bincount(draws.below(many, many), minlength=many)
     return counts[:, member]

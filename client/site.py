@@ -13,6 +13,7 @@ Everything comes from the node's own configuration, never from the coordinator:
 | `rows` | file that says which rows are registered; none: those that are there when they are first read |
 | `policy` | file that says what a coordinator may ask for; none: everything |
 | `secrets` | folder with this site's part of secure aggregation; none: its node stands before it |
+| `predictions` | folder where a simulated site keeps its test cases' predictions; none: nothing is kept |
 | `device` | `auto`, `cpu` or `cuda` |
 | `threads` | CPU threads for computing; 0: all cores |
 """
@@ -56,6 +57,7 @@ class Node:
     rows: Path | None
     policy_file: Path | None
     secrets: Path | None
+    predictions: Path | None
     device: str
     threads: int
 
@@ -85,6 +87,7 @@ class Node:
             rows=Path(str(node_config["rows"])) if "rows" in node_config else None,
             policy_file=Path(str(node_config["policy"])) if "policy" in node_config else None,
             secrets=Path(str(node_config["secrets"])) if "secrets" in node_config else None,
+            predictions=Path(str(node_config["predictions"])) if "predictions" in node_config else None,
             device=str(node_config.get("device", "auto")),
             threads=int(str(node_config.get("threads", 0))),
         )

@@ -34,7 +34,7 @@ def status(directory: Directory = HERE) -> None:
         "version": version("zamenis"),
         **_node(home),
         "data": ", ".join(sorted({entry.label for entry in home.settings.data})) or "nothing registered",
-        "not there": ", ".join(gone(home.settings.data)),
+        "not there": "\n".join(gone(home.settings.data)),
         "hours": home.settings.hours or "any",
         **_others(home),
         "waits": "" if policy else _or_why(lambda: _waits(home)),  # the policy decides what waits

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import platform
 import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
 from itertools import zip_longest
 from typing import Annotated
 
 import typer
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -33,6 +32,10 @@ COLUMNS = 80
 """Of the narrowest terminal."""
 NAME = 15
 """Characters of a fact's name, with what keeps it from the fact."""
+GAP, INDENT = "  ", "    "
+"""Between two columns of a table, and before what stands below one of its rows."""
+LEAST = 8
+"""Characters that a column keeps, however many there are."""
 PHASE, BAR = 32, 20
 """Characters of a phase's name and of its bar: with spinner, counts and time they fit."""
 
@@ -111,20 +114,50 @@ def listed(text: str) -> list[str]:
     return [name for part in text.replace("\uff0c", ",").split(",") if (name := part.strip())]
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns; no line is broken, so that what stands in a cell can be copied whole.
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], below: Sequence[Iterable[str]] = ()) -> None:
+    """Print aligned columns within a narrow terminal; what is too wide goes on below, in its column.
 
-    A cell may be of several lines.
+    A cell of several lines keeps them. `below` has for each row, where it has any, the lines that follow it
+    as they are: a path can be copied whole.
     """
-    lines = [line for row in (header, *rows) for line in _lines_of(row)]
-    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
-        plain("  ".join(cells).rstrip())
+    cells = [[cell.splitlines() or [""] for cell in row] for row in (header, *rows)]
+    widths = _widths(list(zip(*cells, strict=True)))
+    for row, notes in zip_longest(cells, [(), *below], fillvalue=()):
+        folded = [
+            [part for line in cell for part in broken(line, width, fold=True)]
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        for line in zip_longest(*folded, fillvalue=""):
+            padded = (part + " " * (width - cell_len(part)) for part, width in zip(line, widths, strict=True))
+            plain(GAP.join(padded).rstrip())
+        for note in notes:
+            plain(INDENT + note)
 
 
-def _lines_of(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    return zip_longest(*(cell.splitlines() or [""] for cell in row), fillvalue="")
+def _widths(columns: Sequence[Sequence[Sequence[str]]]) -> list[int]:
+    """Return each column's width: the widest give way, but none with a cell of several lines."""
+    widths = [max(cell_len(line) for cell in column for line in cell) for column in columns]
+    room = COLUMNS - len(GAP) * (len(widths) - 1)
+    giving = [place for place, column in enumerate(columns) if all(len(cell) == 1 for cell in column)]
+    while sum(widths) > room and giving:
+        widest = max(giving, key=widths.__getitem__)
+        if widths[widest] <= LEAST:
+            break
+        widths[widest] -= 1
+    return widths
+
+
+def broken(text: str, width: int = COLUMNS, *, fold: bool = False) -> list[str]:
+    """Return `text` in lines of so many columns at most; a longer word stays whole unless it is to `fold`."""
+    lines = [""]
+    for word in text.split():
+        for part in chop_cells(word, width) if fold else [word]:
+            joined = f"{lines[-1]} {part}".lstrip()
+            if cell_len(joined) <= width or not lines[-1]:
+                lines[-1] = joined
+            else:
+                lines.append(part)
+    return lines
 
 
 def facts(lines: Mapping[str, str]) -> None:
@@ -132,7 +165,7 @@ def facts(lines: Mapping[str, str]) -> None:
     for name, words in lines.items():
         indent = name.ljust(NAME)
         for line in words.splitlines():
-            for part in textwrap.wrap(line, COLUMNS - NAME, break_on_hyphens=False, break_long_words=False):
+            for part in broken(line, COLUMNS - NAME):
                 plain(indent + part)
                 indent = " " * NAME
 

@@ -70,6 +70,8 @@ LINK_WORDS = {
     ErrorCode.NODE_UNAVAILABLE: ABSENT,
 }
 """Our words for what a SuperLink says in a site's place; there a message's time is up a little earlier."""
+TEST = "test"
+"""The purpose of judging at a held-out hospital; any other purpose draws other supports."""
 LONGEST_WORDS = 400
 """Characters of a hospital's words that a coordinator reads."""
 
@@ -91,7 +93,7 @@ class Instruction:
     """Bootstrap replicates of draws and test patients."""
     run: str = ""
     """Names a meta-training, for a site that keeps something between its rounds."""
-    purpose: str = "test"
+    purpose: str = TEST
     """Names the random draws, so that choosing a recipe and judging it never share any."""
     statistics: str = ""
     """`common.columns.Statistics` of the meta-training as JSON; empty: a hospital's own."""

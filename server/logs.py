@@ -9,9 +9,13 @@ from pathlib import Path
 
 
 def log_to(path: Path) -> None:
-    """Send our log to `path`, readable by its owner alone: a traceback may quote a file's values."""
+    """Send our log to `path`, readable by its owner alone: a traceback may quote a file's values.
+
+    It has what is said to whoever watches (`Aloud`), and INFO: what a person needs who looks for a cause.
+    """
     path.touch(mode=0o600)
     logger = logging.getLogger("zamenis")
+    logger.setLevel(logging.INFO)
     for handler in logger.handlers:
         handler.close()
     logger.handlers = [logging.FileHandler(path, encoding="utf-8")]

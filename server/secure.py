@@ -84,7 +84,7 @@ class SecureSum:
 
     def _give_up(self, error: SecAggError, cohort: Sequence[str], found: Gathered) -> None:
         few = error.reason in (Reason.BAD_COHORT, Reason.TOO_FEW_SURVIVORS)
-        logger.warning("a slot is given up: %s", "too few hospitals are there for it." if few else error)
+        logger.info("a slot is given up: %s", "too few hospitals are there for it." if few else error)
         if error.reason == Reason.UNRECOVERABLE and error.site:
             self._standing.bar(error.site, "what it dealt gives no secret")
         given_up = dict.fromkeys(cohort, OTHERS if few else f"the slot is given up: {error}")

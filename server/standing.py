@@ -72,7 +72,7 @@ class Standing:
     def judge(self, slot: int, asked: Collection[str], missed: Mapping[str, str]) -> None:
         """Mark those of a slot who missed it, and clear those who did not; `missed` says what each did."""
         if 2 * len(missed) > len(asked):
-            logger.warning("slot %d: most of the hospitals miss it, so none is to blame", slot)
+            logger.info("slot %d: most of the hospitals miss it, so none is to blame", slot)
             return
         for site in asked:
             record = self._record(site)

@@ -16,7 +16,7 @@ from torch import Tensor
 from client.few_shot import Question
 from client.part import Part
 from client.site import Node, NodeConfig, hospital_of
-from common import weights
+from common import weights, wire
 from common.cases import Cases
 from common.config import Config
 from server.experiment.conduct import Outcome
@@ -50,7 +50,7 @@ def example_masks(config: Config, outcome: Outcome, nodes: Sequence[NodeConfig])
         assert trial.training is not None  # noqa: S101 - a federated algorithm's phi was trained
         part = Part(Node.of(node), hospital_of(Node.of(node), config.to_json()), config, name)
         phi = weights.unpack(outcome.trained[trial.training].phi, part.like())
-        question = Question(shot=shot, recipe=trial.recipe, draws=1, replicates=0, purpose="test")
+        question = Question(shot=shot, recipe=trial.recipe, draws=1, replicates=0, purpose=wire.TEST)
         logits = part.judge(phi).predict(question, draw=0).logits
         masks = config.kind.predictions(logits[:SHOWN])
         words = (

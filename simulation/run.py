@@ -17,6 +17,7 @@ from server.experiment.plan import Plan
 from server.experiment.results import results
 from server.logs import log_to
 from server.report.files import write_results
+from simulation.curves import curves
 from simulation.engines import run as run_on
 from simulation.engines import workers_of
 from simulation.examples import example_masks
@@ -24,6 +25,8 @@ from simulation.phantoms import write_hospitals
 from simulation.secrets import make_secrets
 
 logger = logging.getLogger("zamenis.simulation")
+PREDICTIONS = "predictions"
+"""The folder of a run in which its hospitals keep what they predict."""
 
 
 def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> Mapping[str, Any]:
@@ -36,6 +39,7 @@ def simulate(config: Config, out: Path, progress: Progress, *, command: str) -> 
     found = results(config, outcome, command=command, workers=workers_of(config.engine))
     too_small = [{"site": site, "shot": None, "reason": why} for site, why in sorted(left_out.items())]
     found["left_out"] = [*too_small, *found["left_out"]]
+    found["curves"] = curves(config, found["rows"], out / PREDICTIONS)
     pictures = example_masks(config, outcome, nodes) if config.kind.maps else []
     write_results(found, out, pictures)
     return found
@@ -56,7 +60,8 @@ def _without_small_ones(
         except ConfigError as error:
             away = "".join(f"\n{site}: {why}." for site, why in left_out.items())
             raise ConfigError(f"{error}{' Left out:' if away else ''}{away}") from error
-        nodes, identities = _with_secrets(config, out, nodes_of(config, taking_part, held_out), taking_part)
+        nodes = _with_predictions(config, out, nodes_of(config, taking_part, held_out))
+        nodes, identities = _with_secrets(config, out, nodes, taking_part)
         program = partial(conduct, config=config, out=out, progress=progress, identities=identities)
         try:
             return run_on(program, nodes, config.engine), nodes, left_out
@@ -78,6 +83,13 @@ def _by_site(error: TooSmallError, folders: Sequence[Path]) -> dict[str, str]:
     if not told:
         raise DataError(str(error))
     return told
+
+
+def _with_predictions(config: Config, out: Path, nodes: list[NodeConfig]) -> list[NodeConfig]:
+    """Return the nodes with where they keep what they predict, in tasks that curves can be drawn of."""
+    if config.kind.questions is None:
+        return nodes
+    return [{**node, "predictions": str((out / PREDICTIONS).resolve())} for node in nodes]
 
 
 def _with_secrets(

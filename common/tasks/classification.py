@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from common.sections import Task
 from common.tasks.means import mean_of_known
-from common.tasks.task import TaskKind
+from common.tasks.task import Answers, TaskKind
 
 CALIBRATION_BINS = 10
 TITLES = {
@@ -40,6 +40,7 @@ def kind(_task: Task) -> TaskKind:
         titles=TITLES,
         lower_is_better=LOWER_IS_BETTER,
         from_scores=from_scores,
+        questions=questions,
     )
 
 
@@ -87,13 +88,12 @@ def metrics(
         without cases (or without others) in the replicate; NaN only where no class is left.
 
     """
-    classes = probability.shape[1]
     total = weights.sum(1)
-    truth = np.eye(classes)[labels]
+    truth = np.eye(probability.shape[1])[labels]
     hit = (probability.argmax(1) == labels).astype(np.float64)
     own = np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)
-    ranked = range(1, 2) if classes == 2 else range(classes)
-    aurocs = np.stack([auroc(probability[:, k], truth[:, k], weights) for k in ranked])
+    ranked = zip(*(side.T for side in questions(probability, labels)), strict=True)
+    aurocs = np.stack([auroc(score, positive, weights) for score, positive in ranked])
     support = weights @ truth
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = (weights * hit) @ truth / support
@@ -105,6 +105,13 @@ def metrics(
         "brier": weights @ ((probability - truth) ** 2).sum(1) / total,
         "log-loss": weights @ -np.log(own) / total,
     }
+
+
+def questions(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> Answers:
+    """Return whether each case is of a class: of the second of two, of every one of more."""
+    classes = probability.shape[1]
+    asked = slice(1, 2) if classes == 2 else slice(None)
+    return probability[:, asked], np.eye(classes)[labels][:, asked]
 
 
 def auroc(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from common.sections import Task
 from common.tasks import classification
 from common.tasks.means import mean_of_known
-from common.tasks.task import Metrics, TaskKind
+from common.tasks.task import Answers, Metrics, TaskKind
 
 UNKNOWN = -1
 TITLES = classification.TITLES
@@ -30,6 +30,7 @@ def kind(_task: Task) -> TaskKind:
         metrics=metrics,
         titles=TITLES,
         lower_is_better=classification.LOWER_IS_BETTER,
+        questions=questions,
     )
 
 
@@ -67,6 +68,11 @@ def metrics(
     """
     found = [_of_one(probability[:, k], labels[:, k], weights) for k in range(labels.shape[1])]
     return {name: mean_of_known(np.stack([one[name] for one in found], axis=1)) for name in TITLES}
+
+
+def questions(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> Answers:
+    """Return whether each case has each finding; NaN where that is unknown."""
+    return probability, np.where(labels == UNKNOWN, np.nan, labels)
 
 
 def _of_one(

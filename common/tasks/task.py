@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Metrics = dict[str, NDArray[np.float64]]
+Answers = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""To yes-or-no questions, `[case, question]` each: probability of yes, and 1 or 0 for the truth, or NaN."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class TaskKind:
     from_scores: Callable[[Tensor], Tensor] | None = None
     """From a score per class `[case, class]`, whose softmax is their probability, to outputs; None where a
     case is not of one class, so that cases cannot be compared by their classes."""
+    questions: Callable[[NDArray[Any], NDArray[Any]], Answers] | None = None
+    """From predictions and labels to answers, the mean of whose AUROCs is that of `metrics`; None where
+    predictions are no probabilities of cases."""
     maps: bool = False
     """Whether every pixel is asked about, so that a network must make maps."""
 

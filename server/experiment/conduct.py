@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from flwr.serverapp import Grid
 
-from common import weights
+from common import weights, wire
 from common.algorithms import ALGORITHMS
 from common.columns import Statistics
 from common.config import Config
@@ -192,7 +192,7 @@ class _Floor:
         """Return the judgement of each trial, in order."""
         settings = self.config.experiment
         questions = [
-            self._question(trained, trial, "test", settings.draws, replicates=settings.replicates)
+            self._question(trained, trial, wire.TEST, settings.draws, replicates=settings.replicates)
             for trial in trials
         ]
         return self._ask("Adapting to held-out hospitals", questions)

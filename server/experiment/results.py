@@ -77,7 +77,7 @@ def rows(answers: Answers, lower_is_better: frozenset[str]) -> list[dict[str, An
         for metric, values in answer.draws.items():
             if not _known(values, answer.replicates[metric]):
                 continue
-            low, high = _interval(answer.replicates[metric])
+            low, high = interval(answer.replicates[metric])
             worst = values.max() if metric in lower_is_better else values.min()
             found.append(
                 {
@@ -104,7 +104,7 @@ def differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
             gain, spread = _gain(base, answer, metric)
             if not _known(gain, spread):
                 continue
-            low, high = _interval(spread)
+            low, high = interval(spread)
             found.append(
                 {
                     **asdict(cell),
@@ -134,7 +134,7 @@ def mean_differences(answers: Answers, reference: str) -> list[dict[str, Any]]:
                 pairs.setdefault((cell.algorithm, cell.shot, metric), []).append((gain, spread))
     found = []
     for (algorithm, shot, metric), gains in pairs.items():
-        low, high = _interval(mean_of_known(np.stack([spread for _, spread in gains], axis=1)))
+        low, high = interval(mean_of_known(np.stack([spread for _, spread in gains], axis=1)))
         found.append(
             {
                 "algorithm": algorithm,
@@ -171,7 +171,7 @@ def _gradient_steps(config: Config, trained: Mapping[Training, MetaTrained]) -> 
     return first
 
 
-def _interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
+def interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % percentile interval, leaving out replicates in which a class was missing."""
     low, high = np.nanpercentile(replicates, INTERVAL)
     return float(low), float(high)

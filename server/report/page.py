@@ -153,10 +153,11 @@ def environment(package: str) -> Environment:
 
 def _context(results: Row) -> dict[str, Any]:
     """Return everything the template shows; whatever `results` lack is empty."""
-    parts = ("rows", "differences", "hurt", "recipes", "rounds", "left_out", "hospitals")
+    parts = ("rows", "differences", "hurt", "recipes", "rounds", "left_out", "hospitals", "curves")
     lists = {name: list(results.get(name) or []) for name in parts}
     board = Board.of(lists["rows"], results["metric"])
     task = results["task"]
+    calibration = Board.of(lists["rows"], "ece")
     per_class = " per class" if task.get("kind", "classification") == "classification" else ""
     others = [Board.of(lists["rows"], name) for name in TITLES if name != board.metric]
     references = sorted({row["reference"] for row in lists["differences"]})
@@ -172,7 +173,7 @@ def _context(results: Row) -> dict[str, Any]:
         "headline": headline(results),
         "board": board,
         "others": [replace(other, algorithms=board.algorithms) for other in others if other.cells],
-        "calibration": Board.of(lists["rows"], "ece"),
+        "calibration": calibration,
         "paired": [
             (name, Board.of((row for row in lists["differences"] if row["reference"] == name), board.metric))
             for name in references
@@ -183,11 +184,32 @@ def _context(results: Row) -> dict[str, Any]:
             (row for row in lists["rows"] if row["metric"] == board.metric),
             (f"K, patients{per_class}", board.title),
         ),
+        "roc_curves": plots.roc_curves(lists["curves"]),
+        "reliability_curves": plots.reliability_curves(lists["curves"], _mean_errors(calibration)),
+        "questions": _questions(task),
         "loss_curves": plots.loss_curves(lists["rounds"]),
         "absences": rounds.absences(lists["rounds"]),
         "judged": _judged(board, lists["left_out"]),
         "class_names": {name: class_name(task["label"], name) for name in task["classes"]},
     }
+
+
+def _mean_errors(calibration: Board) -> dict[tuple[str, int], float]:
+    """Return each algorithm's mean calibration error at each K, as the table tells it."""
+    cells = {
+        (name, shot): calibration.mean(name, shot)
+        for name in calibration.algorithms
+        for shot in calibration.shots
+    }
+    return {key: cell.value for key, cell in cells.items() if cell}
+
+
+def _questions(task: Row) -> str:
+    """Return what a probability of a curve is of."""
+    if task.get("kind", "classification") == "multi-label":
+        return "each finding"
+    classes = task["classes"]
+    return class_name(task["label"], classes[1]) if len(classes) == 2 else "each class against the rest"
 
 
 def _recipes(rows: Iterable[Row]) -> dict[tuple[str, int], dict[tuple[str, float, int], list[str]]]:

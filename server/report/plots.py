@@ -42,8 +42,16 @@ STROKES = {
     "fedprox": Stroke("#c673a2", (0, (5, 1.5, 1, 1.5)), "^"),
     "local-only": Stroke("#d55e00", (0, (2, 1.2)), "D"),
     "pooled": Stroke("#808080", (0, (9, 2)), "X"),
+    "maml": Stroke("#7a68d8", (0, (7, 1.5, 1, 1.5, 1, 1.5)), "P"),
+    "fomaml": Stroke("#b0509b", (0, (3, 1)), "p"),
+    "anil": Stroke("#d1495b", (0, (4, 1, 1, 1, 1, 1)), "*"),
+    "protonet": Stroke("#00838f", (0, (8, 1.5, 3, 1.5)), "h"),
+    "matching": Stroke("#5b8c00", (0, (3, 3)), "<"),
+    "matching-fce": Stroke("#7d7d00", (0, (6, 3)), ">"),
+    "siamese": Stroke("#9a6b4f", (0, (1, 2)), "d"),
+    "fedbn": Stroke("#2f8f9d", (0, (2, 1, 1, 1)), "8"),
 }
-"""Okabe and Ito's colour-blind-safe hues, each at least 3:1 against the light and the dark page."""
+"""The first five are of Okabe and Ito's colour-blind-safe hues; each is at least 3:1 against either page."""
 OTHER = Stroke("#a97500", (0, (1, 1)), "v")
 
 RC: dict[Any, Any] = {
@@ -63,8 +71,14 @@ WIDTH = 10.4
 """Inches that a full row of panels has; the page shows about that much without shrinking the text."""
 PANEL = (3.3, 1.8)
 """Greatest width, and height, of one small panel in inches."""
-LEGEND = 6.8
-"""Inches that a legend of six algorithms takes."""
+SQUARE = (2.3, 2.3)
+"""The same of a panel as high as it is wide."""
+MOST_COLUMNS = 5
+"""Panels side by side at most where each column has an algorithm of its own."""
+AROUND = 0.35
+"""How far curves stand about their K, in steps from one K to the next, at most."""
+LEGEND, BESIDE = 6.8, 6
+"""Inches that a line of a legend takes, and how many algorithms it has at most."""
 
 
 def shot_curves(rows: Iterable[Row], labels: tuple[str, str]) -> Markup:
@@ -82,14 +96,14 @@ def shot_curves(rows: Iterable[Row], labels: tuple[str, str]) -> Markup:
 
     def draw(axes: Axes, site: str) -> None:
         axes.set_xticks(range(len(shots)), [str(shot) for shot in shots])
-        axes.set_xlim(-0.35, len(shots) - 0.65)
+        axes.set_xlim(-AROUND, len(shots) - 1 + AROUND)
         for number, name in enumerate(algorithms):
             mine = sorted(
                 (row for row in measured if row["site"] == site and row["algorithm"] == name),
                 key=lambda row: int(row["shot"]),
             )
-            aside = 0.06 * (number - (len(algorithms) - 1) / 2)
-            _curve(axes, name, [shots.index(row["shot"]) + aside for row in mine], mine)
+            at = aside(number, len(algorithms))
+            _curve(axes, name, [shots.index(row["shot"]) + at for row in mine], mine)
 
     words = (
         f"{labels[1]} against K for each held-out hospital, one curve per algorithm; numbers in the table "
@@ -97,6 +111,11 @@ def shot_curves(rows: Iterable[Row], labels: tuple[str, str]) -> Markup:
     )
     svg = _multiples("curves", sites, draw, labels, algorithms)
     return _inline(svg, "curves", words)
+
+
+def aside(number: int, count: int) -> float:
+    """Return how far from its K the curve of such a number stands, of so many."""
+    return min(0.06, 1.6 * AROUND / count) * (number - (count - 1) / 2)
 
 
 def loss_curves(rounds: Iterable[Row]) -> Markup:
@@ -122,6 +141,93 @@ def loss_curves(rounds: Iterable[Row]) -> Markup:
 
     words = "Training loss against round for each algorithm; thin: one meta-training, bold: their mean."
     return _inline(_multiples("losses", algorithms, draw, ("round", "loss")), "losses", words)
+
+
+def roc_curves(curves: Iterable[Row]) -> Markup:
+    """Return one panel per K: every algorithm's ROC curve (`results.json`'s `curves`), and guessing."""
+    told = list(curves)
+    shots = {f"K = {row['shot']}": row["shot"] for row in told}
+    if not told:
+        return Markup()
+
+    def draw(axes: Axes, title: str) -> None:
+        _unit_square(axes)
+        for row in told:
+            if row["shot"] == shots[title]:
+                stroke = STROKES.get(row["algorithm"], OTHER)
+                axes.plot(
+                    row["roc"]["fpr"],
+                    row["roc"]["tpr"],
+                    color=stroke.colour,
+                    linestyle=stroke.dash,
+                    linewidth=stroke.width,
+                    zorder=2 + stroke.width,
+                )
+
+    labels = ("false positive rate", "true positive rate")
+    algorithms = list(dict.fromkeys(row["algorithm"] for row in told))
+    words = (
+        "ROC curves, a panel for each K and a curve for each algorithm; the areas under them are the mean "
+        "AUROC in the table above."
+    )
+    svg = _multiples("roc", list(shots), draw, labels, algorithms, shape=SQUARE)
+    return _inline(svg, "roc", words)
+
+
+def reliability_curves(curves: Iterable[Row], errors: Mapping[tuple[str, int], float]) -> Markup:
+    """Return one panel per K and algorithm: how often it was so against what was stated, with intervals.
+
+    `errors` has the calibration error of an algorithm at a K, which its panel tells.
+    """
+    told = {f"{row['algorithm']}, K = {row['shot']}": row for row in curves}
+    if not told:
+        return Markup()
+    algorithms = list(dict.fromkeys(row["algorithm"] for row in told.values()))
+    shots = list(dict.fromkeys(row["shot"] for row in told.values()))
+    columns = len(algorithms) if 1 < len(algorithms) <= MOST_COLUMNS else 0
+    places = [
+        title for shot in shots for name in algorithms if (title := f"{name}, K = {shot}") in told or columns
+    ]
+
+    def draw(axes: Axes, title: str) -> None:
+        _unit_square(axes)
+        row = told[title]
+        bins, stroke = row["reliability"], STROKES.get(row["algorithm"], OTHER)
+        at = [one["stated"] for one in bins]
+        axes.plot(
+            at,
+            [one["observed"] for one in bins],
+            color=stroke.colour,
+            linewidth=1.3,
+            marker=stroke.marker,
+            markersize=4,
+        )
+        low, high = ([one[bound] for one in bins] for bound in ("ci_low", "ci_high"))
+        axes.vlines(at, low, high, color=stroke.colour, linewidth=1.0, alpha=0.75)
+        error = errors.get((row["algorithm"], row["shot"]))
+        if error is not None:
+            axes.text(0.97, 0.05, f"ECE {error:.3f}", ha="right", fontsize=8)
+
+    words = (
+        "Reliability curves, a panel for each K and algorithm: how often it was so against the probability "
+        "that was stated; on the diagonal both are equal. Numbers in the table below."
+    )
+    svg = _multiples(
+        "reliability",
+        [title if title in told else "" for title in places],
+        draw,
+        ("stated probability", "observed share"),
+        shape=SQUARE,
+        columns=columns,
+    )
+    return _inline(svg, "reliability", words)
+
+
+def _unit_square(axes: Axes) -> None:
+    """Let both axes go from 0 to 1, with the diagonal."""
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    axes.set_aspect("equal")
+    axes.plot((0, 1), (0, 1), color=INK, linewidth=0.8, linestyle=(0, (1, 2)), alpha=0.6)
 
 
 def _curve(axes: Axes, name: str, places: Sequence[float], rows: Sequence[Row]) -> None:
@@ -152,18 +258,25 @@ def _multiples(
     draw: Callable[[Axes, str], None],
     labels: tuple[str, str],
     legend: Sequence[str] = (),
+    shape: tuple[float, float] = PANEL,
+    columns: int = 0,
 ) -> str:
-    """Return an SVG of one panel per title, all on the same axes; `name` seeds its ids."""
+    """Return an SVG of one panel per title, all on the same axes; `name` seeds its ids.
+
+    Where a title is empty, so is its place. `shape` is the greatest of a panel; `columns` is 0 where as many
+    are side by side as look well.
+    """
     import matplotlib as mpl
 
     with mpl.rc_context({**RC, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph ")  # names stay text, which the page's reader has a font for
-        figure, panels = _panels(len(titles), legend)
-        for axes, title in zip(panels, titles, strict=True):
+        figure, panels = _panels(titles, legend, shape, columns)
+        for axes, title in panels:
             draw(axes, title)
             axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
             axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        figure.supxlabel(labels[0], fontsize=9, y=0.06 / figure.get_figheight())
+        middle = (figure.subplotpars.left + figure.subplotpars.right) / 2
+        figure.supxlabel(labels[0], fontsize=9, x=middle, y=0.06 / figure.get_figheight())
         figure.supylabel(labels[1], fontsize=9, x=0.12 / figure.get_figwidth())
         drawn = io.StringIO()
         undated = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -171,32 +284,40 @@ def _multiples(
     return drawn.getvalue()
 
 
-def _panels(count: int, legend: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` empty panels, filled row by row, and the legend above them."""
+def _panels(
+    titles: Sequence[str], legend: Sequence[str], shape: tuple[float, float], columns: int
+) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """Return a figure with an empty panel for each title, filled row by row, and the legend above them."""
     from matplotlib.figure import Figure
 
-    columns = count if count <= 3 else 3 if count in (5, 6, 9) else 4
+    count = len(titles)
+    columns = columns or (count if count <= 3 else 3 if count in (5, 6, 9) else 4)
     rows = math.ceil(count / columns)
-    width = max(columns * min(PANEL[0], (WIDTH - 0.5) / columns) + 0.5, LEGEND if legend else 0.0)
-    top = 0.55 if legend else 0.25
-    height = rows * PANEL[1] + top + 0.25
+    wide = min(shape[0], (WIDTH - 0.5) / columns)
+    used = columns * wide + 0.5
+    width = max(used, LEGEND if legend else 0.0)
+    top = 0.35 + 0.2 * math.ceil(len(legend) / BESIDE) if legend else 0.25
+    height = rows * min(shape[1], wide) + top + 0.25
     figure = Figure(figsize=(width, height))
     grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for axes in grid[count:]:
-        axes.set_visible(False)
+    panels = [(axes, title) for axes, title in zip(grid, titles, strict=False) if title]
+    shown = [axes for axes, _ in panels]
+    for axes in grid:
+        axes.set_visible(axes in shown)
     # The lowest visible panel of every column shows the axis, also above an empty corner.
-    for axes in grid[count - columns : count]:
-        axes.tick_params(labelbottom=True)
+    for column in range(columns):
+        for axes in [axes for axes in grid[column::columns] if axes in shown][-1:]:
+            axes.tick_params(labelbottom=True)
     _legend(figure, legend)
     figure.subplots_adjust(
         left=0.72 / width,
-        right=1 - 0.08 / width,
+        right=(used - 0.08) / width,
         bottom=0.5 / height,
         top=1 - top / height,
         wspace=0.1,
         hspace=0.32,
     )
-    return figure, grid[:count]
+    return figure, panels
 
 
 def _legend(figure: Figure, algorithms: Sequence[str]) -> None:
@@ -217,7 +338,12 @@ def _legend(figure: Figure, algorithms: Sequence[str]) -> None:
     ]
     if handles:
         figure.legend(
-            handles, algorithms, loc="upper left", ncols=len(handles), handlelength=3.2, borderaxespad=0
+            handles,
+            algorithms,
+            loc="upper left",
+            ncols=min(len(handles), BESIDE),
+            handlelength=3.2,
+            borderaxespad=0,
         )
 
 

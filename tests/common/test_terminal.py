@@ -1,4 +1,4 @@
-"""What commands print can be copied."""
+"""What commands print fits a narrow terminal, and can be copied."""
 
 from __future__ import annotations
 
@@ -11,14 +11,33 @@ import pytest
 from common import terminal
 
 
-def test_a_table_breaks_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """However long a cell is; columns stand one below the other; brackets are no markup."""
-    long = "4f39 " * 60 + "[bold]"
-    terminal.table(("hospital", "fingerprint"), [("st-anna", long), ("a", "-")])
+def test_a_table_that_is_too_wide_goes_on_below_in_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """The widest column gives way, at words, or within one that is too long; brackets are no markup."""
+    terminal.table(
+        ("run", "state", "hospitals"),
+        [("run-001", "learned nothing", f"{'st-anna, ' * 9}{'x' * 60}"), ("run-002", "[bold]", "a")],
+    )
     assert capsys.readouterr().out.splitlines() == [
-        "hospital  fingerprint",
-        f"st-anna   {long}",
-        "a         -",
+        "run      state            hospitals",
+        f"run-001  learned nothing  {('st-anna, ' * 6).rstrip()}",
+        f"{' ' * 26}st-anna, st-anna, st-anna,",
+        f"{' ' * 26}{'x' * 54}",
+        f"{' ' * 26}{'x' * 6}",
+        "run-002  [bold]           a",
+    ]
+
+
+def test_what_stands_below_a_row_and_a_cell_of_several_lines_are_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A path or a fingerprint can be copied; what gives way for it is what is beside it."""
+    path, half = "/srv/" + "long name/" * 12, "4f39 " * 11 + "4f39"
+    terminal.table(("hospital", "key"), [("st-anna-and-its-many-children", f"{half}\n{half}")], [[path]])
+    assert capsys.readouterr().out.splitlines() == [
+        "hospital             key",
+        f"st-anna-and-its-man  {half}",
+        f"y-children           {half}",
+        f"    {path}",
     ]
 
 

@@ -108,6 +108,17 @@ def test_who_has_yet_to_confirm_whom() -> None:
     assert confirms == "34 of 34"
 
 
+def test_many_runs_of_hospitals_with_long_names_are_listed_in_80_columns(there: Coordinator) -> None:
+    """No name is cut; each run's line begins with its own."""
+    names = [f"hospital-{number}-of-the-holy-spirit" for number in range(12)]
+    for _ in range(3):
+        write_text(begun(there).folder / "sites.json", json.dumps(names))
+    lines = CliRunner().invoke(app, ["runs", "--dir", str(there.federation.directory)]).output.splitlines()
+    assert [line.split()[0] for line in lines if line[0] != " "] == ["run", "run-001", "run-002", "run-003"]
+    assert max(map(len, lines)) <= 80
+    assert [sum(line.rstrip(",").endswith(name) for line in lines) for name in names] == [3] * 12
+
+
 def test_status_shows_all_of_it_in_80_columns(there: Coordinator) -> None:
     """With the service down, too; a damaged run hides nothing else."""
     there.roster.take_about("a", About(version="0.1.9", knows=("b",)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -178,14 +179,25 @@ def strict(three: Federation) -> None:
     ],
 )
 def test_a_run_that_hospitals_refuse_ends_in_its_first_round_with_their_reasons(
-    three: Federation, prepare: Callable[[Federation], None], secure: bool, reason: str
+    three: Federation,
+    prepare: Callable[[Federation], None],
+    secure: bool,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One try, and nothing is kept; once a person has put that right the run goes on."""
+    """One try, and nothing is kept; once a person has put that right the run goes on.
+
+    The error is all that whoever watches is told: how a sum fails is for the log alone.
+    """
     allowed = list(three.nodes)
     three.allow(min_cohort=3)
     prepare(three)
-    with pytest.raises(TooFewError) as caught:
+    with caplog.at_level(logging.INFO, "zamenis"), pytest.raises(TooFewError) as caught:
         three.train("refused", needing(2), NEVER, secure=secure)
+    told = [one for one in caplog.records if one.name == "zamenis.server" and one.levelno >= logging.WARNING]
+    assert told == []
+    for detail in ("a slot is given up: ", "most of the hospitals miss it, so none is to blame"):
+        assert (detail in caplog.text) == secure
     assert "round 1: of 3 hospitals 0 took part, and a round needs 2.\n  site-1, site-2, site-3: " in str(
         caught.value
     )

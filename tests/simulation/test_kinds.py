@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server.report.board import Board
 from simulation.sites import import_images
 from tests.conftest import give_key
 from tests.simulation.test_run import command
@@ -91,6 +93,9 @@ def test_a_number_is_learned_across_hospitals(tmp_path: Path, monkeypatch: pytes
     assert {row["metric"] for row in results["rows"]} == {"mae", "rmse", "r2"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "MAE at the held-out hospital" in page
+    assert results["curves"] == []
+    assert not re.search(r"ROC|[Rr]eliability", page.replace("AUROC", ""))
+    assert not (tmp_path / "out" / "predictions").exists()
 
 
 def test_many_findings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +111,14 @@ def test_many_findings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     assert mean(results, "auroc", "reptile", 0) > 0.95
     assert all(min(map(sum, one["per_class"].values())) > 0 for one in results["hospitals"])
+    board = Board.of(results["rows"], "auroc")
+    assert results["curves"]
+    for one in results["curves"]:
+        area = np.trapezoid(one["roc"]["tpr"], one["roc"]["fpr"])
+        told = board.mean(one["algorithm"], one["shot"])
+        assert told is not None
+        assert area == pytest.approx(told.value, abs=1e-5)
+    assert "Of each finding. Each is the mean" in (tmp_path / "out" / "report.html").read_text()
 
 
 def vessels(parent: Path) -> Path:

@@ -42,7 +42,7 @@ SMALL = (
     "experiment.replicates=100",
 )
 """Settings for tables that take seconds, over the demonstration's."""
-FIGURES = ("rows", "differences", "hurt", "recipes", "left_out", "hospitals", "parameters")
+FIGURES = ("rows", "differences", "hurt", "recipes", "left_out", "hospitals", "parameters", "curves")
 """What of results.json must never depend on where or in how many pieces a run was computed."""
 
 Write = Callable[[int], Path]

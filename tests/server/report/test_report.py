@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from common.algorithms import ALGORITHMS as ALGORITHMS_WE_HAVE
 from server.report import plots, rounds
 from server.report.board import Board
 from server.report.console import ResultTable, summary
@@ -90,6 +91,7 @@ def synthesise(seed: int, sites: int = 5, shots: tuple[int, ...] = (0, 1, 5, 10)
             }
             for name in names
         ],
+        "curves": [_curves(generator, name, shot) for shot in shots for name in ALGORITHMS],
         "timing": {"total_s": 80.1, "data_s": 6.0, "training_s": 30.0, "evaluation_s": 40.0},
     }
 
@@ -111,6 +113,23 @@ def _row(generator: np.random.Generator, key: tuple[str, str, int], metric: str,
         "ci_high": min(1.0, mean + half),
         "draws": 20,
         "worst": mean - 2 * half if metric in METRICS[:3] else mean + 2 * half,
+    }
+
+
+def _curves(generator: np.random.Generator, algorithm: str, shot: int) -> Results:
+    """Return both curves of an algorithm at one K."""
+    fpr, stated = np.linspace(0, 1, 11), np.sort(generator.uniform(size=5))
+    observed = np.clip(stated + generator.normal(0, 0.05, 5), 0.1, 0.9)
+    columns = {"stated": stated, "observed": observed, "ci_low": observed - 0.1, "ci_high": observed + 0.1}
+    reliability = [
+        dict(zip(columns, map(float, one), strict=True)) for one in zip(*columns.values(), strict=True)
+    ]
+    return {
+        "algorithm": algorithm,
+        "shot": shot,
+        "hospitals": 4,
+        "roc": {"fpr": fpr.tolist(), "tpr": (fpr ** generator.uniform(0.1, 0.5)).tolist()},
+        "reliability": [one | {"answers": 1234} for one in reliability],
     }
 
 
@@ -220,6 +239,39 @@ def test_every_number_of_the_headline_metric_is_in_the_page(written: str) -> Non
     for row in synthesise(1)["rows"]:
         if row["metric"] == "auroc":
             assert f"{row['mean']:.3f}" in written
+
+
+def test_words_for_the_ear_do_not_widen_a_page(written: str) -> None:
+    """Words that no eye sees stand outside the flow, and must scroll with their table, not beside it."""
+    style = dict(re.findall(r"^(\.[a-z]+) \{([^}]*)\}", written, re.MULTILINE))
+    assert "position: absolute" in style[".aside"]
+    assert "overflow-x: auto; position: relative" in style[".wide"]
+    before = [text.rpartition('<div class="wide"')[2] for text in written.split('<span class="aside">')[:-1]]
+    assert before
+    assert not any("</div>" in text for text in before)
+
+
+def test_curves_are_drawn_with_their_words_and_numbers(written: str) -> None:
+    """A figure says what it shows to whom it is read out; a panel has its ECE, and each point its numbers."""
+    results = synthesise(1)
+    assert 'role="img" aria-label="ROC curves' in written
+    assert 'role="img" aria-label="Reliability curves' in written
+    assert "Of nodule. Each is the mean" in written
+    ece = Board.of(results["rows"], "ece").mean("reptile", 5)
+    assert ece is not None
+    assert f">ECE {ece.value:.3f}<" in written
+    for one in (one for curve in results["curves"] for one in curve["reliability"]):
+        assert f"<td>{one['observed']:.3f} <small>[{one['ci_low']:.3f}, {one['ci_high']:.3f}]" in written
+    assert written.count(">1,234<") == sum(len(curve["reliability"]) for curve in results["curves"])
+
+
+def test_results_without_curves_say_nothing_of_them(tmp_path: Path) -> None:
+    """As a deployed run's, whose hospitals send metrics alone."""
+    results = synthesise(1)
+    del results["curves"]
+    text = page(results, tmp_path)
+    outline(text)
+    assert not re.search("ROC|[Rr]eliability|points in numbers", text.replace("AUROC", ""))
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -425,9 +477,20 @@ def test_strokes_are_legible_on_light_and_dark(stroke: plots.Stroke) -> None:
 
 def test_no_two_algorithms_look_alike() -> None:
     """Without colour, dash and marker still tell every two algorithms apart."""
+    assert plots.STROKES.keys() == ALGORITHMS_WE_HAVE.keys()
     strokes = [*plots.STROKES.values(), plots.OTHER]
     for feature in ("colour", "dash", "marker"):
         assert len({getattr(stroke, feature) for stroke in strokes}) == len(strokes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 13, 40])
+def test_curves_stand_beside_their_k_within_the_panel(count: int) -> None:
+    """However many there are, apart and about it; a few stand as far apart as reads well."""
+    places = [plots.aside(number, count) for number in range(count)]
+    assert sum(places) == pytest.approx(0)
+    assert len(set(places)) == count
+    assert max(places) < plots.AROUND
+    assert count > 5 or np.diff(places) == pytest.approx(0.06)
 
 
 def _luminance(colour: str) -> float:
