@@ -249,7 +249,7 @@ def _alike(readings: Sequence[Reading]) -> Features | None:
     for other in others:
         if first and other and (words := first.difference(other, "one folder", "another")):
             raise DataError(f"{words}; write schema.toml alike in all folders of a label, or register one.")
-    return first and first.with_missing_of(others)
+    return first and first.with_codes_of([first, *others])
 
 
 _Sides = tuple[tuple[Cases, Tensor], tuple[Cases, Tensor]]

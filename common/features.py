@@ -6,6 +6,7 @@ numbers come from them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -56,13 +57,23 @@ class Features:
                 return f"column {place} is {mine} at {here}, and {theirs} at {there}"
         return ""
 
-    def with_missing_of(self, others: Iterable[Features | None]) -> Features:
-        """Return the features with every code for "not measured" that any of the tables has."""
-        codes: dict[str, dict[str, None]] = {}
-        for one in (self, *others):
-            for column, told in one.missing if one else ():
-                codes.setdefault(column, {}).update(dict.fromkeys(told))
-        return replace(self, missing=tuple((column, tuple(codes[column])) for column in sorted(codes)))
+    def with_codes_of(self, tables: Iterable[Features | None], least: int = 1) -> Features:
+        """Return the features with the codes for "not measured" that at least so many tables have.
+
+        Where the tables are other hospitals', one of them alone must not decide what counts as missing.
+        """
+        counts = Counter(
+            (column, code)
+            for table in tables
+            if table
+            for column, told in table.missing
+            for code in set(told)
+        )
+        codes: dict[str, list[str]] = {}
+        for (column, code), count in sorted(counts.items()):
+            if count >= least:
+                codes.setdefault(column, []).append(code)
+        return replace(self, missing=tuple((column, tuple(told)) for column, told in codes.items()))
 
     def _told(self) -> Iterator[str]:
         yield from self.numeric

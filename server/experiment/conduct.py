@@ -124,7 +124,7 @@ def _published(
         plan.config,
         plan.headliner or plan.config.experiment.algorithms[0],
         hospitals[0].input_shape,
-        features and features.with_missing_of(one.features for one in hospitals),
+        features and features.with_codes_of((one.features for one in hospitals), len(hospitals) // 2 + 1),
         Statistics.from_json(made.statistics) if made and made.statistics else None,
         recipes,
     )

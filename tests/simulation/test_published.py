@@ -108,7 +108,10 @@ def expected(config: Config, phi: Published, hospital: Hospital) -> list[list[fl
 
 @pytest.mark.parametrize("standardise", ["site", "federation"])
 def test_a_bare_script_with_the_file_predicts_the_same(tmp_path: Path, standardise: str) -> None:
-    """The file alone tells columns, order, categories, codes, statistics, network and classes."""
+    """The file alone tells columns, order, categories, codes, statistics, network and classes.
+
+    What one hospital alone takes for missing (an age of 999) is not what others should.
+    """
     for seed in range(3):
         write_table(tmp_path / "hospitals" / f"site-{seed}", seed, 'age = ["999"]' if seed == 2 else "")
     config = run(
@@ -120,7 +123,7 @@ def test_a_bare_script_with_the_file_predicts_the_same(tmp_path: Path, standardi
         ("age", "chol"),
         (("cp", ("1.0", "2.0", "3.0")),),
         (),
-        (("age", ("999.0",)), ("chol", ("0.0",)), ("cp", ("-9.0",))),
+        (("chol", ("0.0",)), ("cp", ("-9.0",))),
     )
     assert (phi.config.task.classes, phi.input_shape) == (("normal", "nodule"), (5,))
     script = subprocess.run(
