@@ -184,8 +184,10 @@ def _context(results: Row) -> dict[str, Any]:
             (row for row in lists["rows"] if row["metric"] == board.metric),
             (f"K, patients{per_class}", board.title),
         ),
-        "roc_curves": plots.roc_curves(lists["curves"]),
-        "reliability_curves": plots.reliability_curves(lists["curves"], _mean_errors(calibration)),
+        "roc_curves": plots.roc_curves(lists["curves"], board.algorithms),
+        "reliability_curves": plots.reliability_curves(
+            lists["curves"], board.algorithms, _mean_errors(calibration)
+        ),
         "questions": _questions(task),
         "loss_curves": plots.loss_curves(lists["rounds"]),
         "absences": rounds.absences(lists["rounds"]),

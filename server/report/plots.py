@@ -143,8 +143,11 @@ def loss_curves(rounds: Iterable[Row]) -> Markup:
     return _inline(_multiples("losses", algorithms, draw, ("round", "loss")), "losses", words)
 
 
-def roc_curves(curves: Iterable[Row]) -> Markup:
-    """Return one panel per K: every algorithm's ROC curve (`results.json`'s `curves`), and guessing."""
+def roc_curves(curves: Iterable[Row], order: Iterable[str]) -> Markup:
+    """Return one panel per K: every algorithm's ROC curve (`results.json`'s `curves`), and guessing.
+
+    `order` is that of the algorithms.
+    """
     told = list(curves)
     shots = {f"K = {row['shot']}": row["shot"] for row in told}
     if not told:
@@ -165,7 +168,7 @@ def roc_curves(curves: Iterable[Row]) -> Markup:
                 )
 
     labels = ("false positive rate", "true positive rate")
-    algorithms = list(dict.fromkeys(row["algorithm"] for row in told))
+    algorithms = _among(told, order)
     words = (
         "ROC curves, a panel for each K and a curve for each algorithm; the areas under them are the mean "
         "AUROC in the table above."
@@ -174,15 +177,17 @@ def roc_curves(curves: Iterable[Row]) -> Markup:
     return _inline(svg, "roc", words)
 
 
-def reliability_curves(curves: Iterable[Row], errors: Mapping[tuple[str, int], float]) -> Markup:
+def reliability_curves(
+    curves: Iterable[Row], order: Iterable[str], errors: Mapping[tuple[str, int], float]
+) -> Markup:
     """Return one panel per K and algorithm: how often it was so against what was stated, with intervals.
 
-    `errors` has the calibration error of an algorithm at a K, which its panel tells.
+    `order` is that of the algorithms; `errors` has the calibration error of each at a K, told in its panel.
     """
     told = {f"{row['algorithm']}, K = {row['shot']}": row for row in curves}
     if not told:
         return Markup()
-    algorithms = list(dict.fromkeys(row["algorithm"] for row in told.values()))
+    algorithms = _among(told.values(), order)
     shots = list(dict.fromkeys(row["shot"] for row in told.values()))
     columns = len(algorithms) if 1 < len(algorithms) <= MOST_COLUMNS else 0
     places = [
@@ -221,6 +226,12 @@ def reliability_curves(curves: Iterable[Row], errors: Mapping[tuple[str, int], f
         columns=columns,
     )
     return _inline(svg, "reliability", words)
+
+
+def _among(curves: Iterable[Row], order: Iterable[str]) -> list[str]:
+    """Return the algorithms that have curves, in order."""
+    there = {row["algorithm"] for row in curves}
+    return [name for name in order if name in there]
 
 
 def _unit_square(axes: Axes) -> None:

@@ -265,6 +265,20 @@ def test_curves_are_drawn_with_their_words_and_numbers(written: str) -> None:
     assert written.count(">1,234<") == sum(len(curve["reliability"]) for curve in results["curves"])
 
 
+def test_panels_keep_their_columns_where_an_algorithm_lacks_a_k(tmp_path: Path) -> None:
+    """The first K has no local-only: the others' panels stand above their own, in the table's order."""
+    results = synthesise(1, shots=(0, 1))
+    lacks = ("local-only", 0)
+    results["curves"] = [one for one in results["curves"] if (one["algorithm"], one["shot"]) != lacks]
+    _, _, figure = page(results, tmp_path).partition('aria-label="Reliability')
+    titles = re.findall(r'x="([\d.]+)"[^>]*>([a-z-]+), K = (\d)<', figure)
+    places = {(name, int(shot)): float(x) for x, name, shot in titles}
+    order = list(Board.of(results["rows"], "auroc").algorithms)
+    assert [name for name, shot in places if shot == 1] == order
+    assert {name for name, shot in places if shot == 0} == {*order} - {"local-only"}
+    assert all(x == places[name, 1] for (name, _), x in places.items())
+
+
 def test_results_without_curves_say_nothing_of_them(tmp_path: Path) -> None:
     """As a deployed run's, whose hospitals send metrics alone."""
     results = synthesise(1)
@@ -502,7 +516,8 @@ def _luminance(colour: str) -> float:
 
 def test_a_run_that_held_nobody_out_says_so_and_shows_no_empty_sections(tmp_path: Path) -> None:
     """No claim about new hospitals, no section without content; the date, and how the model is taken out."""
-    results = synthesise(1) | dict.fromkeys(("rows", "differences", "hurt", "recipes", "left_out"), ())
+    judged = ("rows", "differences", "hurt", "recipes", "left_out", "curves")
+    results = synthesise(1) | dict.fromkeys(judged, ())
     results |= {"date": "2026-11-26", "export": "zamenis-coordinator export run-001 phi.safetensors"}
     text = page(results, tmp_path)
     assert "Finding, learned by 5 hospitals together" in text
