@@ -187,7 +187,6 @@ def another(raw: Dataset, shown: Dataset) -> None:
 @pytest.mark.parametrize(
     ("related", "cases"),
     [(by_event, 1), (by_source, 1), (by_view, 1), (another, 2)],
-    ids=lambda one: str(one),
 )
 def test_an_exposure_for_processing_and_for_presentation_is_one_case(
     tmp_path: Path, related: Callable[[Dataset, Dataset], None], cases: int
