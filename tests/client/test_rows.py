@@ -55,6 +55,34 @@ def test_a_rare_class_is_mixed_with_a_frequent_one() -> None:
     assert sorted(strata) == [[0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 1, 1]]
 
 
+def of_classes(*counts: int) -> list[Row]:
+    """Return rows of as many patients of each class."""
+    strata = [stratum for stratum, count in enumerate(counts) for _ in range(count)]
+    return [Row(f"r{at}", f"p{at:03}", "", "", stratum, True) for at, stratum in enumerate(strata)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "companions"),
+    [
+        ((8, 12, 3), 1),  # the most frequent
+        ((12, 12, 3), 0),  # of equals the first
+        ((4, 3), 0),  # none could stay without the companion, so all come along
+        ((5, 3), 0),  # enough stay, so one comes
+    ],
+)
+def test_companions_are_of_the_most_frequent_class_and_leave_it_no_group_too_small(
+    counts: tuple[int, ...], companions: int
+) -> None:
+    """One more patient makes the three rare ones a group; who is left is enough for another, or comes too."""
+    rare = len(counts) - 1
+    groups = cut(of_classes(*counts), FLOOR)
+    (mixed,) = (group for group in groups if any(row.stratum == rare for row in group))
+    came = [row.stratum for row in mixed if row.stratum != rare]
+    assert set(came) == {companions}
+    assert len(came) == (1 if counts[companions] - 1 >= FLOOR else counts[companions])
+    assert all(len({row.stratum for row in group}) == 1 for group in groups if group is not mixed)
+
+
 class History:
     """A hospital's data over time, under two labels, and everything that was ever answered about them."""
 
