@@ -14,9 +14,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
@@ -63,23 +64,25 @@ class ImageChild:
     @contextmanager
     def open(self, path: Path | str) -> Iterator[Opened]:
         """Open the file at `path` and read its header; raises Refused, whatever is wrong with it."""
-        opened = Opened(self, self._header(self._ask(os.fsencode(path))))
+        self._tell(os.fsencode(path))
+        opened = Opened(self, self._header(self._answer()))
         try:
             yield opened
         finally:
-            if not opened.read:
+            if not opened.asked:
                 self._tell(b"")
+            elif not opened.answered:
+                self._end()
 
     def _pixels(self, size: int, channels: int) -> Float[Tensor, "channel height width"]:
-        told = self._ask(json.dumps([size, channels]).encode())
+        told = self._answer()
         numbers = np.frombuffer(told, "<f4")
         if len(numbers) != channels * size * size or not np.isfinite(numbers).all():
             raise refuse(Reason.UNREADABLE, BEYOND)
         return torch.from_numpy(numbers.copy()).view(channels, size, size)
 
-    def _ask(self, question: bytes) -> bytes:
-        """Return the child's answer. Refused: it says so, or it died."""
-        self._tell(question)
+    def _answer(self) -> bytes:
+        """Return what the child says to what it was told. Refused: it says so, or it died."""
         with suppress(OSError, EOFError):
             if self._answers.poll(PATIENCE):
                 told = self._answers.recv_bytes()
@@ -147,12 +150,22 @@ class Opened:
 
     _child: ImageChild = field(repr=False)
     header: Header
-    read: bool = False
-    """Whether its pixels were asked for, after which the child has closed it."""
+    asked: bool = False
+    """Whether its pixels were asked for, after which the child closes it."""
+    answered: bool = False
 
     def pixels(self, *, size: int, channels: int) -> Float[Tensor, "channel height width"]:
         """Return the image as `client.dicom.Instance.pixels` does. Refused: its pixels cannot be read."""
-        self.read = True
+        return self.ask(size=size, channels=channels)()
+
+    def ask(self, *, size: int, channels: int) -> Callable[[], Float[Tensor, "channel height width"]]:
+        """Have the child read the pixels and return what waits for them; this process is free meanwhile."""
+        self.asked = True
+        self._child._tell(json.dumps([size, channels]).encode())
+        return partial(self._wait, size, channels)
+
+    def _wait(self, size: int, channels: int) -> Float[Tensor, "channel height width"]:
+        self.answered = True
         return self._child._pixels(size, channels)
 
 

@@ -196,9 +196,9 @@ class Survey:
                 if not self.series.takes(instance.header):
                     raise refuse(Reason.OTHER_SERIES)
                 if self._wants_pixels(name, known):
-                    pixels = instance.pixels(size=self.data.image_size, channels=self.data.channels)
-                    content, row = content_of(self.keys, Path(file.path)), self.cache.append(pixels)
-                    known = replace(known, content=content, row=row)
+                    pixels = instance.ask(size=self.data.image_size, channels=self.data.channels)
+                    content = content_of(self.keys, Path(file.path))
+                    known = replace(known, content=content, row=self.cache.append(pixels()))
         except Refused as refusal:
             known = replace(known, reason=refusal.reason, remedy=refusal.remedy)
         if known.reason != Reason.DECODER_MISSING:
