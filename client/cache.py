@@ -73,7 +73,7 @@ class Known:
 
 
 def _line(known: Known) -> tuple[Any, ...]:
-    """Return the fields in their order; `astuple` copies each of them, which takes a quarter of a millisecond."""
+    """Return the fields in their order, as `astuple` does, which takes long over copies of each."""
     return tuple(vars(known).values())
 
 

@@ -109,6 +109,7 @@ class ImageChild:
         try:
             return Header.from_json(answer)
         except ValueError:
+            self._end()  # it still has the file open
             raise refuse(Reason.UNREADABLE, BEYOND) from None
 
     def _start(self) -> None:
