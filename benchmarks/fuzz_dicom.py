@@ -120,7 +120,7 @@ def originals() -> dict[str, bytes]:
         ("JPEG 2000 colour", uid.JPEG2000Lossless, "colour"),
     ):
         files[name] = copy.deepcopy(files[of])
-        files[name].compress(syntax)
+        files[name].compress(syntax, generate_instance_uid=False)
     for name, of, pixels in (("JPEG", "grey 8", grey), ("JPEG colour", "colour", colour)):
         files[name] = copy.deepcopy(files[of])
         stream = io.BytesIO()

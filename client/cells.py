@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 
 NOT_MEASURED = frozenset({"", "?", "nan"})
 
@@ -68,8 +69,12 @@ def comparable(text: str) -> float | str:
 
 def class_of(label: str, classes: tuple[str, ...]) -> int | None:
     """Return which class a label names, numbers compared as numbers ("1.0" is "1"); None where none."""
-    places = {comparable(name): index for index, name in enumerate(classes)}
-    return places.get(comparable(label))
+    return _places(classes).get(comparable(label))
+
+
+@cache
+def _places(classes: tuple[str, ...]) -> dict[float | str, int]:
+    return {comparable(name): index for index, name in enumerate(classes)}
 
 
 def alike(text: str) -> str:

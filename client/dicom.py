@@ -1,7 +1,7 @@
 """From one DICOM file to one tensor: what a viewer would show, as float32 in [0, 1] on a square.
 
-The file is opened and its header checked, the middle frame decoded, shown (`client.rendering`), and resampled
-to the size that a network takes.
+The file is opened and its header checked, the middle frame decoded (`client.frames`), shown
+(`client.rendering`), and resampled to the size that a network takes.
 """
 
 from __future__ import annotations
@@ -9,32 +9,26 @@ from __future__ import annotations
 import logging
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from jaxtyping import Float
-from pydicom import Dataset, dcmread, uid
+from pydicom import uid
 from pydicom.config import disable_value_validation
-from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import get_expected_length, pixel_array
 from torch import Tensor
 
-from client import streams
+from client.elements import PREAMBLE, Elements
+from client.frames import ONE_SAMPLE, middle_frame
 from client.header import Header
 from client.preflight import Reason, check_header, refuse
-from client.rendering import Stored, render
+from client.rendering import render
 from client.resample import fit_square, with_channels
 from common.errors import Refused
-
-ONE_SAMPLE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
-PREAMBLE = 128
-"""Bytes before the four of the prefix DICM (PS3.10, section 7.1)."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +44,33 @@ class Instance:
     """A DICOM file whose header has passed, open within `open_instance`; pixels are read when asked for."""
 
     def __init__(self, file: BufferedReader) -> None:
-        self._dataset = _read(file)
-        check_header(self._dataset, pixels_follow=bool(self._dataset.get("PixelData")))
-        self.header = Header.of(self._dataset)
+        self._elements = _read(file)
+        check_header(
+            self._elements, pixels_follow=bool(self._elements.left or self._elements.get("PixelData"))
+        )
+        self.header = Header.of(self._elements)
 
     @property
     def shape(self) -> tuple[int, int]:
         """The image's rows and columns."""
-        return int(self._dataset.Rows), int(self._dataset.Columns)
+        return int(self._elements.Rows), int(self._elements.Columns)
 
     @property
     def aspect(self) -> float:
         """A pixel's height over its width."""
-        return _pixel_aspect(self._dataset)
+        return _pixel_aspect(self._elements)
 
     def pixels(self, *, size: int, channels: int) -> Float[Tensor, "channel height width"]:
         """Return the image as float32 in [0, 1] on `size` x `size`; of several frames the middle one."""
-        dataset = self._dataset
-        _check_decoder(dataset)
-        shown = with_channels(render(_middle_frame(dataset), dataset), channels)
+        shown = with_channels(render(middle_frame(self._elements), self._elements), channels)
         fitted = fit_square(shown, aspect=self.aspect, size=size)
         if not fitted.isfinite().all():
             raise refuse(Reason.UNREADABLE, "Export the file again: its rescale and window give no numbers.")
         return fitted
+
+    def ask(self, *, size: int, channels: int) -> Callable[[], Float[Tensor, "channel height width"]]:
+        """Return what reads the pixels, as `client.image_child.Opened.ask` does."""
+        return partial(self.pixels, size=size, channels=channels)
 
 
 @contextmanager
@@ -112,8 +110,8 @@ def _refusing() -> Iterator[None]:
         logger.disabled = was_disabled
 
 
-def _read(file: BinaryIO) -> Dataset:
-    """Return the file's data set, with or without the preamble and the file meta information before it.
+def _read(file: BufferedReader) -> Elements:
+    """Return the file's elements, with or without the preamble and the file meta information before it.
 
     Scanners' own exports often lack these: a data set then begins with its first group, 0002 or 0008.
     """
@@ -121,69 +119,24 @@ def _read(file: BinaryIO) -> Dataset:
     file.seek(0)
     bare = start[PREAMBLE:] != b"DICM" and start[:2] in (b"\x02\x00", b"\x08\x00")
     try:
-        dataset = dcmread(file, force=bare)
+        elements = Elements(file, bare=bare)
     except struct.error:
         raise refuse(Reason.TRUNCATED) from None
-    meta, (implicit, little) = dataset.file_meta, dataset.original_encoding
+    meta = elements.file_meta
     if "TransferSyntaxUID" not in meta:
-        explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-        meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
-    if "SOPInstanceUID" not in dataset and "MediaStorageSOPInstanceUID" in meta:
-        dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    if "SamplesPerPixel" not in dataset and str(dataset.get("PhotometricInterpretation")) in ONE_SAMPLE:
-        dataset.SamplesPerPixel = 1
-    return dataset
+        explicit = uid.ExplicitVRLittleEndian if elements.little else uid.ExplicitVRBigEndian
+        meta.complete("TransferSyntaxUID", uid.ImplicitVRLittleEndian if elements.implicit else explicit)
+    if "SOPInstanceUID" not in elements and "MediaStorageSOPInstanceUID" in meta:
+        elements.complete("SOPInstanceUID", meta.MediaStorageSOPInstanceUID)
+    if "SamplesPerPixel" not in elements and str(elements.get("PhotometricInterpretation")) in ONE_SAMPLE:
+        elements.complete("SamplesPerPixel", 1)
+    return elements
 
 
-def _check_decoder(dataset: Dataset) -> None:
-    """Raise Refused where no decoder here takes the transfer syntax at this depth (PS3.5, annex A)."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise refuse(Reason.DECODER_MISSING, "Decompress the file; no decoder exists.") from None
-    # GDCM declines these two; only libjpeg (GPL-3) decodes them.
-    extended = syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8
-    odd_jpeg_ls = syntax in uid.JPEGLSTransferSyntaxes and dataset.BitsStored in (6, 7)
-    plugins = decoder.available_plugins if syntax.is_encapsulated else ()
-    if not decoder.is_available or ((extended or odd_jpeg_ls) and "pylibjpeg" not in plugins):
-        raise refuse(Reason.DECODER_MISSING)
-
-
-def _middle_frame(dataset: Dataset) -> Stored:
-    """Return the middle frame, decoded alone; raises Refused where the pixel data ends early."""
-    index = int(dataset.get("NumberOfFrames") or 1) // 2
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated and not streams.fits(_frame(dataset, index), syntax, dataset):
-        raise refuse(
-            Reason.UNREADABLE, "Export the file again: its header is of another image than its pixels."
-        )
-    try:
-        return pixel_array(dataset, index=index, view_only=True)
-    except (ValueError, RuntimeError):
-        if _ends_early(dataset, index):
-            raise refuse(Reason.TRUNCATED) from None
-        raise
-
-
-def _frame(dataset: Dataset, index: int) -> bytes:
-    """Return a compressed frame as it stands in the file."""
-    return get_frame(dataset.PixelData, index, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
-
-
-def _ends_early(dataset: Dataset, index: int) -> bool:
-    """Return whether pixel data are fewer than the header says, or a JPEG stream lacks its end (EOI, EOC)."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_encapsulated:
-        return len(dataset.PixelData) < get_expected_length(dataset)
-    frame = _frame(dataset, index)
-    return syntax != uid.RLELossless and not frame.rstrip(b"\0").endswith(b"\xff\xd9")
-
-
-def _pixel_aspect(dataset: Dataset) -> float:
+def _pixel_aspect(elements: Elements) -> float:
     """Return a pixel's height over its width (PS3.3 C.7.6.3.1.7, 10.7.1.1); 1 where not told."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
-        spacing = dataset.get(keyword)
+        spacing = elements.get(keyword)
         if isinstance(spacing, Sequence) and len(spacing) == 2 and min(spacing) > 0:
             return float(spacing[0]) / float(spacing[1])
     return 1.0

@@ -11,6 +11,8 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 from pydicom import Dataset, uid
 
+from client.elements import Elements
+
 FOR_PROCESSING = frozenset(
     {
         uid.DigitalXRayImageStorageForProcessing,
@@ -51,7 +53,7 @@ class Header:
     """Whether it is an exposure's raw image, which a machine made another one of for people to look at."""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Header:
+    def of(cls, dataset: Elements) -> Header:
         """Return what a data set says."""
         position = _numbers(dataset, "ImagePositionPatient", 3)
         axes = _numbers(dataset, "ImageOrientationPatient", 6)
@@ -83,11 +85,11 @@ class Header:
 _HEADER = TypeAdapter(Header)
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
+def _text(dataset: Elements | Dataset, keyword: str) -> str:
     return str(dataset.get(keyword) or "").strip()
 
 
-def _numbers(dataset: Dataset, keyword: str, count: int) -> list[float]:
+def _numbers(dataset: Elements, keyword: str, count: int) -> list[float]:
     """Return an element's finite numbers; none where it holds another count of them, or something else."""
     with suppress(ValueError, TypeError, OverflowError):
         value = dataset.get(keyword)
@@ -110,7 +112,7 @@ def _along(axes: Sequence[float], position: Sequence[float]) -> float:
     return (b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z
 
 
-def _exposures(dataset: Dataset) -> Iterator[str]:
+def _exposures(dataset: Elements) -> Iterator[str]:
     """Yield names of the exposure that an X-ray image for processing or presentation shows.
 
     The image for presentation refers to the one that it was made of (PS3.3 C.7.6.1.1.4), or both name the
@@ -135,7 +137,7 @@ def _exposures(dataset: Dataset) -> Iterator[str]:
         yield " ".join(["view", study, side, *views, *seen])
 
 
-def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
+def _items(dataset: Elements, keyword: str) -> list[Dataset]:
     """Return a sequence's items; none where it is something else."""
     items = dataset.get(keyword)
     return [one for one in items if isinstance(one, Dataset)] if isinstance(items, Sequence) else []

@@ -8,15 +8,18 @@ as plain numbers and texts: a decoder that a file has taken over can spoil what 
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import json
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +43,10 @@ SECONDS = 5
 """Processor time for one file."""
 MEMORY = 2**30
 """Bytes for one file, beside what the process takes anyway."""
+KEPT = 2**26
+"""Bytes of freed memory that stay with the process."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of settings in glibc's malloc.h."""
 PATIENCE = 120.0
 """Seconds until a child that uses no processor time is given up."""
 BEYOND = "Export the file again: reading it fails, or takes more than 5 s or 1 GB."
@@ -63,25 +70,27 @@ class ImageChild:
     @contextmanager
     def open(self, path: Path | str) -> Iterator[Opened]:
         """Open the file at `path` and read its header; raises Refused, whatever is wrong with it."""
-        opened = Opened(self, self._header(self._ask(os.fsencode(path))))
+        self._tell(os.fsencode(path))
+        opened = Opened(self, self._header(self._answer()))
         try:
             yield opened
         finally:
-            if not opened.read:
+            if not opened.asked:
                 self._tell(b"")
+            elif not opened.answered:
+                self._end()
 
     def _pixels(self, size: int, channels: int) -> Float[Tensor, "channel height width"]:
-        told = self._ask(json.dumps([size, channels]).encode())
+        told = self._answer()
         numbers = np.frombuffer(told, "<f4")
         if len(numbers) != channels * size * size or not np.isfinite(numbers).all():
             raise refuse(Reason.UNREADABLE, BEYOND)
         return torch.from_numpy(numbers.copy()).view(channels, size, size)
 
-    def _ask(self, question: bytes) -> bytes:
-        """Return the child's answer. Refused: it says so, or it died."""
-        self._tell(question)
+    def _answer(self) -> bytes:
+        """Return what the child says to what it was told. Refused: it says so, or it died."""
         with suppress(OSError, EOFError):
-            if self._answers.poll(PATIENCE):
+            if self._ready.poll(1000 * PATIENCE):
                 told = self._answers.recv_bytes()
                 if told[:1] == ANSWER:
                     return told[1:]
@@ -100,6 +109,7 @@ class ImageChild:
         try:
             return Header.from_json(answer)
         except ValueError:
+            self._end()  # it still has the file open
             raise refuse(Reason.UNREADABLE, BEYOND) from None
 
     def _start(self) -> None:
@@ -116,6 +126,8 @@ class ImageChild:
                 os._exit(1)
         asked.close()
         answers.close()
+        self._ready = select.poll()  # `Connection.poll` makes one anew at every call
+        self._ready.register(self._answers, select.POLLIN)
 
     def _end(self) -> None:
         """Let the child go; kill it, since within a decoder it hears nothing."""
@@ -147,12 +159,22 @@ class Opened:
 
     _child: ImageChild = field(repr=False)
     header: Header
-    read: bool = False
-    """Whether its pixels were asked for, after which the child has closed it."""
+    asked: bool = False
+    """Whether its pixels were asked for, after which the child closes it."""
+    answered: bool = False
 
     def pixels(self, *, size: int, channels: int) -> Float[Tensor, "channel height width"]:
         """Return the image as `client.dicom.Instance.pixels` does. Refused: its pixels cannot be read."""
-        self.read = True
+        return self.ask(size=size, channels=channels)()
+
+    def ask(self, *, size: int, channels: int) -> Callable[[], Float[Tensor, "channel height width"]]:
+        """Have the child read the pixels and return what waits for them; this process is free meanwhile."""
+        self.asked = True
+        self._child._tell(json.dumps([size, channels]).encode())
+        return partial(self._wait, size, channels)
+
+    def _wait(self, size: int, channels: int) -> Float[Tensor, "channel height width"]:
+        self.answered = True
         return self._child._pixels(size, channels)
 
 
@@ -164,6 +186,7 @@ def _serve(asked: Connection, answers: Connection) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
     torch.set_num_threads(1)  # threads do not come along into a child
     _limit_memory()
+    _keep_freed_memory()
     faulthandler.disable()
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # decoders print what they think of a file
@@ -198,6 +221,14 @@ def _limit_memory() -> None:
         limit = pages * resource.getpagesize() + MEMORY
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (limit if most < 0 else min(limit, most), most))
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library give a frame's memory to the next one: fresh pages cost more than the arithmetic."""
+    with suppress(OSError, AttributeError):  # another library than glibc
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(M_MMAP_THRESHOLD, KEPT // 2)
+        allocator.mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def _limit_time() -> None:

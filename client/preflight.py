@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydicom import Dataset, uid
 
+from client.elements import Elements
 from common.errors import Refused
 from common.files import PRIVATE, write_bytes
 from common.sheets import to_csv
@@ -158,7 +159,7 @@ def find_files(folder: Path, state: Path) -> list[File]:
     return sorted((file for file in found if file.relative not in DESCRIBING), key=lambda file: file.relative)
 
 
-def check_header(header: Dataset, *, pixels_follow: bool) -> None:
+def check_header(header: Elements | Dataset, *, pixels_follow: bool) -> None:
     """Raise Refused unless `header` describes an image of a supported class whose pixels follow.
 
     The SOP class comes from the SOP Common module (PS3.3 C.12.1) or, where that is absent as in a

@@ -19,10 +19,9 @@ from pydicom import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from torch import Tensor
 
+from client.elements import Elements
+from client.frames import Stored
 from client.preflight import Reason, refuse
-
-Stored = NDArray[np.integer[Any]]
-"""One frame of stored values, [row, column] or [row, column, sample]."""
 
 
 class _Scratch(threading.local):
@@ -42,91 +41,92 @@ class _Scratch(threading.local):
 _SCRATCH = _Scratch()
 
 
-def render(frame: Stored, dataset: Dataset) -> Float[Tensor, "channel height width"]:
+def render(frame: Stored, elements: Elements) -> Float[Tensor, "channel height width"]:
     """Return a frame as RGB, or as one channel of grey; it stands until the next call of the same thread.
 
     Where the file's own numbers overflow, what is shown is not finite. Raises Refused where they are none.
     """
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        return _scaled(*_through_palette(frame, dataset))
-    if dataset.SamplesPerPixel > 1:
-        return _scaled(frame, int(dataset.BitsStored))
-    return _grey(frame, dataset)
+    if elements.PhotometricInterpretation == "PALETTE COLOR":
+        return _scaled(*_through_palette(frame, elements))
+    if elements.SamplesPerPixel > 1:
+        return _scaled(frame, int(elements.BitsStored))
+    return _grey(frame, elements)
 
 
 def _scaled(frame: Stored, bits: int) -> Float[Tensor, "3 height width"]:
     return _SCRATCH.hold(frame).div_(2**bits - 1).clamp_(0, 1).permute(2, 0, 1)
 
 
-def _through_palette(frame: Stored, dataset: Dataset) -> tuple[Stored, int]:
+def _through_palette(frame: Stored, elements: Elements) -> tuple[Stored, int]:
     """Return indices as RGB, and the bits of its values (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6).
 
     A table of 16 bits whose entries all have 8 is taken as one of 8, as its note tells of old devices.
     """
     names = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
-    if any(f"{name}Data" not in dataset for name in names):  # in segments
-        rgb = apply_color_lut(frame, dataset)[..., :3]
+    if any(f"{name}Data" not in elements for name in names):  # in segments
+        rgb = apply_color_lut(frame, elements.dataset)[..., :3]
         return rgb, 8 * rgb.itemsize
     tables = [
-        _table(dataset[f"{name}Descriptor"].value, dataset[f"{name}Data"].value, dataset) for name in names
+        _table(getattr(elements, f"{name}Descriptor"), getattr(elements, f"{name}Data"), elements)
+        for name in names
     ]
     bits = 16 if max(int(entries.max()) for entries, _ in tables) > 255 else 8
-    first = _signed(tables[0][1], signed=bool(dataset.PixelRepresentation))
+    first = _signed(tables[0][1], signed=bool(elements.PixelRepresentation))
     return np.stack([_look_up(frame, entries, first) for entries, _ in tables], axis=-1), bits
 
 
-def _grey(frame: Stored, dataset: Dataset) -> Float[Tensor, "1 height width"]:
+def _grey(frame: Stored, elements: Elements) -> Float[Tensor, "1 height width"]:
     """Return a stored frame as shown: modality, VOI, polarity; pixel padding (C.7.5.1.1.2) is black."""
-    padding = _padding(frame, dataset)
-    shown = _of_interest(frame, dataset, padding)
-    if _inverted(dataset):
+    padding = _padding(frame, elements)
+    shown = _of_interest(frame, elements, padding)
+    if _inverted(elements):
         shown.neg_().add_(1)
     if padding is not None:
         shown[torch.from_numpy(padding)] = 0
     return shown[None]
 
 
-def _inverted(dataset: Dataset) -> bool:
+def _inverted(elements: Elements) -> bool:
     """Return whether low values are white: by PresentationLUTShape (PS3.3 C.11.6.1), else by polarity.
 
     The two agree where the Standard asks for both (C.8.11.3); where they do not, the shape comes last in its
     order, and dcmtk goes by it.
     """
-    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    shape = str(elements.get("PresentationLUTShape") or "").strip().upper()
     if shape in ("IDENTITY", "INVERSE"):
         return shape == "INVERSE"
-    return bool(dataset.PhotometricInterpretation == "MONOCHROME1")
+    return bool(elements.PhotometricInterpretation == "MONOCHROME1")
 
 
-def _padding(frame: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:
+def _padding(frame: Stored, elements: Elements) -> NDArray[np.bool_] | None:
     """Return where the scanner measured nothing, or None where the file names no padding value."""
-    first = dataset.get("PixelPaddingValue")
+    first = elements.get("PixelPaddingValue")
     if first is None:
         return None
-    last = dataset.get("PixelPaddingRangeLimit", first)
-    signed = bool(dataset.PixelRepresentation)
+    last = elements.get("PixelPaddingRangeLimit", first)
+    signed = bool(elements.PixelRepresentation)
     low, high = sorted(_signed(int(end) % 2**16, signed=signed) for end in (first, last))
     return np.asarray((frame >= low) & (frame <= high))
 
 
 def _of_interest(
-    frame: Stored, dataset: Dataset, padding: NDArray[np.bool_] | None
+    frame: Stored, elements: Elements, padding: NDArray[np.bool_] | None
 ) -> Float[Tensor, "height width"]:
     """Return modality values (PS3.3 C.11.1) in [0, 1] by VOI LUT, window, or own range (C.11.2)."""
     slope, intercept = 1.0, 0.0
-    signed = bool(dataset.PixelRepresentation)
-    if modality := dataset.get("ModalityLUTSequence"):
-        entries, first, _ = _item(modality[0], dataset)
+    signed = bool(elements.PixelRepresentation)
+    if modality := elements.get("ModalityLUTSequence"):
+        entries, first, _ = _item(modality[0], elements)
         frame, signed = _look_up(frame, entries, _signed(first, signed=signed)), False
     else:
-        slope, intercept = _rescale(dataset)
+        slope, intercept = _rescale(elements)
         signed = signed or slope < 0 or intercept < 0
-    if (voi := dataset.get("VOILUTSequence")) and "LUTData" in voi[0]:
-        entries, first, bits = _item(voi[0], dataset)
+    if (voi := elements.get("VOILUTSequence")) and "LUTData" in voi[0]:
+        entries, first, bits = _item(voi[0], elements)
         values = np.rint(frame * slope + intercept).astype(np.int64)
         return _SCRATCH.hold(_look_up(values, entries, _signed(first, signed=signed))).div_(2**bits - 1)
     values = _SCRATCH.hold(frame)
-    window = _window(dataset)
+    window = _window(elements)
     if window is None:
         low, high = _range(frame, padding)
         turned = slope < 0
@@ -139,27 +139,27 @@ def _of_interest(
     return values.sub_(0.5).mul_(4).sigmoid_() if function == "SIGMOID" else values.clamp_(0, 1)
 
 
-def _rescale(dataset: Dataset) -> tuple[float, float]:
+def _rescale(elements: Elements) -> tuple[float, float]:
     """Return RescaleSlope and RescaleIntercept; 1 and 0 where the file has none."""
-    slope, intercept = (_first(dataset.get(keyword)) for keyword in ("RescaleSlope", "RescaleIntercept"))
+    slope, intercept = (_first(elements.get(keyword)) for keyword in ("RescaleSlope", "RescaleIntercept"))
     slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
     if slope == 0 or not math.isfinite(slope + intercept):
         raise refuse(Reason.UNREADABLE, "Export the file again with a RescaleSlope other than 0.")
     return slope, intercept
 
 
-def _window(dataset: Dataset) -> tuple[float, float, str] | None:
+def _window(elements: Elements) -> tuple[float, float, str] | None:
     """Return the first window's lower edge, width and function; None where the file has none that is valid.
 
     LINEAR spans c - 0.5 -+ (w - 1) / 2, LINEAR_EXACT and SIGMOID c -+ w / 2 (PS3.3 C.11.2.1.2, C.11.2.1.3).
     """
     try:
-        center, width = (_first(dataset.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+        center, width = (_first(elements.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
     except ValueError:  # a decimal comma
         return None
     if center is None or width is None or not math.isfinite(center + width):
         return None
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    function = str(elements.get("VOILUTFunction") or "LINEAR").upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise refuse(Reason.UNREADABLE, "Export the file again with a VOILUTFunction of the Standard.")
     if function == "LINEAR":
@@ -191,20 +191,20 @@ def _signed(value: int, *, signed: bool) -> int:
     return value - 2**16 if signed and value >= 2**15 else value
 
 
-def _item(item: Dataset, dataset: Dataset) -> tuple[Stored, int, int]:
+def _item(item: Dataset, elements: Elements) -> tuple[Stored, int, int]:
     """Return the entries of an item of a LUT sequence, the value of the first, and their bits."""
-    entries, first = _table(item.LUTDescriptor, item.LUTData, dataset)
+    entries, first = _table(item.LUTDescriptor, item.LUTData, elements)
     return entries, first, int(item.LUTDescriptor[2])
 
 
-def _table(descriptor: Any, data: Any, dataset: Dataset) -> tuple[Stored, int]:
+def _table(descriptor: Any, data: Any, elements: Elements) -> tuple[Stored, int]:
     """Return a lookup table's entries, and the value of the first (PS3.3 C.7.6.3.1.5, C.11.1.1, C.11.2.1.1).
 
     Entries of 8 bits may stand two in a word, the first in its low byte (PS3.5, annex D).
     """
     count, first, bits = (int(number) for number in descriptor)
     count = count or 2**16
-    order = "<u2" if dataset.original_encoding[1] else ">u2"
+    order = "<u2" if elements.little else ">u2"
     words = (
         np.frombuffer(data, order) if isinstance(data, bytes) else np.atleast_1d(np.asarray(data, np.uint16))
     )

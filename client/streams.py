@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pydicom import Dataset, uid
 from pydicom.uid import UID
 
+from client.elements import Elements
+
 SOI, SOC = b"\xff\xd8", b"\xff\x4f\xff\x51"
 """Beginnings of JPEG and JPEG-LS streams (ITU-T T.81, B.1; T.87, C.1), and of JPEG 2000 (T.800, A.4)."""
 FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
@@ -30,22 +32,22 @@ class Stream:
     samples: int
     bits: int
 
-    def fits(self, dataset: Dataset) -> bool:
+    def fits(self, header: Elements | Dataset) -> bool:
         """Return whether it is the image that a header describes; more bits than are allocated do not fit."""
         return (
-            self.rows in (0, int(dataset.Rows))
-            and self.columns == int(dataset.Columns)
-            and self.samples == int(dataset.SamplesPerPixel)
-            and self.bits <= int(dataset.BitsAllocated)
+            self.rows in (0, int(header.Rows))
+            and self.columns == int(header.Columns)
+            and self.samples == int(header.SamplesPerPixel)
+            and self.bits <= int(header.BitsAllocated)
         )
 
 
-def fits(frame: bytes, syntax: UID, dataset: Dataset) -> bool:
+def fits(frame: bytes, syntax: UID, header: Elements | Dataset) -> bool:
     """Return whether a compressed frame is of the image that its header describes, as far as it tells."""
     if syntax == uid.RLELossless:
-        return _segments_fit(frame, int(dataset.SamplesPerPixel) * -(-int(dataset.BitsAllocated) // 8))
+        return _segments_fit(frame, int(header.SamplesPerPixel) * -(-int(header.BitsAllocated) // 8))
     stream = _jpeg(frame) if frame.startswith(SOI) else _jpeg_2000(frame)
-    return stream is None or stream.fits(dataset)
+    return stream is None or stream.fits(header)
 
 
 def _jpeg(frame: bytes) -> Stream | None:

@@ -196,14 +196,20 @@ class Survey:
                 if not self.series.takes(instance.header):
                     raise refuse(Reason.OTHER_SERIES)
                 if self._wants_pixels(name, known):
-                    pixels = instance.pixels(size=self.data.image_size, channels=self.data.channels)
-                    content, row = content_of(self.keys, Path(file.path)), self.cache.append(pixels)
-                    known = replace(known, content=content, row=row)
+                    pixels = instance.ask(size=self.data.image_size, channels=self.data.channels)
+                    content = self._content_of(file)
+                    known = replace(known, content=content, row=self.cache.append(pixels()))
         except Refused as refusal:
             known = replace(known, reason=refusal.reason, remedy=refusal.remedy)
         if known.reason != Reason.DECODER_MISSING:
             self.cache.note(name, known)
         return known
+
+    def _content_of(self, file: File) -> str:
+        try:
+            return content_of(self.keys, Path(file.path))
+        except OSError:  # gone meanwhile, or on a disk that fails
+            raise refuse(Reason.UNREADABLE) from None
 
     def _identified(self, known: Known, header: Header) -> Known:
         """Return `known` with keyed hashes; without PatientID, each study is a patient of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from client import split, survey
 from client.cache import MOST_SIZES
 from client.dataset import Hospital, Rules, open_folders, open_hospital
 from client.dicom import read_image
 from client.folder import Source
 from client.image_child import Opened
-from client.split import fraction, keyed_hash, open_keys, share_patients
+from client.split import SiteKeys, fraction, keyed_hash, open_keys, share_patients
 from common.errors import DataError
 from common.sections import Data, Task
 from tests.client.dicom_files import write, write_hospital
@@ -37,13 +39,13 @@ def folder(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Opened]:
     """Return a list that grows by every instance whose pixels are decoded."""
     seen: list[Opened] = []
-    pixels = Opened.pixels
+    ask = Opened.ask
 
-    def counted(self: Opened, *, size: int, channels: int) -> torch.Tensor:
+    def counted(self: Opened, *, size: int, channels: int) -> Callable[[], torch.Tensor]:
         seen.append(self)
-        return pixels(self, size=size, channels=channels)
+        return ask(self, size=size, channels=channels)
 
-    monkeypatch.setattr(Opened, "pixels", counted)
+    monkeypatch.setattr(Opened, "ask", counted)
     return seen
 
 
@@ -70,6 +72,21 @@ def test_every_image_is_there_once_and_split_by_patient(folder: Path) -> None:
     }
     cases = torch.cat([hospital.adaptation.inputs, hospital.test.inputs])
     assert {case.numpy().tobytes() for case in cases} == expected
+
+
+def test_a_file_that_is_gone_while_it_is_read_is_unreadable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pixels may be there already; it is left out with a reason, and the pass goes on."""
+
+    def content_of(keys: SiteKeys, path: Path) -> str:
+        if path.name == "p3i1.dcm":
+            path.unlink()
+        return split.content_of(keys, path)
+
+    monkeypatch.setattr(survey, "content_of", content_of)
+    census = open_hospital(folder, DATA, TASK).census
+    assert (census.accepted, census.refused) == (23, {"unreadable": 1})
 
 
 def test_opening_again_decodes_nothing_and_gives_the_same(folder: Path, decoded: list[Opened]) -> None:

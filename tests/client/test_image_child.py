@@ -37,6 +37,19 @@ def test_a_child_reads_what_its_parent_would(tmp_path: Path) -> None:
             assert image.header.to_json() == expected.header.to_json()
 
 
+def test_pixels_that_nobody_waits_for_are_nobody_elses(tmp_path: Path) -> None:
+    """Asked for and then given up, they are not taken for those of the next file."""
+    write(tmp_path / "a.dcm", PIXELS)
+    write(tmp_path / "b.dcm", PIXELS[::-1].copy())
+    expected = read_image(tmp_path / "b.dcm", size=32, channels=1).pixels
+    with ImageChild() as images:
+        with images.open(tmp_path / "a.dcm") as image:
+            image.ask(size=32, channels=1)
+        with images.open(tmp_path / "b.dcm") as image:
+            pixels = image.ask(size=32, channels=1)
+            assert torch.equal(pixels(), expected)
+
+
 def test_a_child_that_dies_costs_the_file_that_it_had_open(tmp_path: Path) -> None:
     """As when a decoder aborts; the next file is read by another child."""
     write(tmp_path / "a.dcm", PIXELS)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread, uid
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import UID
 
-from client import dicom, streams
+from client import streams
 from client.dicom import read_image
 from common.errors import Refused
 from tests.client.test_image_child import ENCODED
@@ -40,7 +41,7 @@ def test_a_stream_of_another_image_than_its_header_never_meets_a_decoder(
     assert read_image(tmp_path / "whole.dcm", size=32, channels=1).pixels.isfinite().all()
     setattr(image, keyword, value)
     image.save_as(tmp_path / "other.dcm", enforce_file_format=True)
-    monkeypatch.setattr(dicom, "pixel_array", None)
+    monkeypatch.setattr(Decoder, "as_array", None)
     with pytest.raises(Refused, match="its header is of another image than its pixels"):
         read_image(tmp_path / "other.dcm", size=32, channels=1)
 
