@@ -104,13 +104,13 @@ def test_the_middle_is_by_position_and_alone_is_decoded(
 ) -> None:
     """A study's slices cost one decoding; a second pass costs none, and gives the same."""
     read: list[Header] = []
-    decode = Opened.pixels
+    ask = Opened.ask
 
-    def counted(self: Opened, *, size: int, channels: int) -> torch.Tensor:
+    def counted(self: Opened, *, size: int, channels: int) -> Callable[[], torch.Tensor]:
         read.append(self.header)
-        return decode(self, size=size, channels=channels)
+        return ask(self, size=size, channels=channels)
 
-    monkeypatch.setattr(Opened, "pixels", counted)
+    monkeypatch.setattr(Opened, "ask", counted)
     first, _ = opened(studies, 'one-per-study = true\ntake = "middle"')
     middle = list(studies.glob("*/axial/*-02.dcm"))
     assert len(read) == len(middle) == PATIENTS
@@ -187,6 +187,7 @@ def another(raw: Dataset, shown: Dataset) -> None:
 @pytest.mark.parametrize(
     ("related", "cases"),
     [(by_event, 1), (by_source, 1), (by_view, 1), (another, 2)],
+    ids=["by event", "by source", "by view", "another"],
 )
 def test_an_exposure_for_processing_and_for_presentation_is_one_case(
     tmp_path: Path, related: Callable[[Dataset, Dataset], None], cases: int

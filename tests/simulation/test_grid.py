@@ -164,13 +164,13 @@ def test_workers_end_with_the_grid() -> None:
 def test_hospitals_that_disagree_on_their_columns_are_told_apart(
     table_hospitals: Callable[[int], Path],
 ) -> None:
-    """The message names the shapes and the hospitals."""
+    """The message names the column and the hospitals."""
     parent = table_hospitals(2)
     schema = parent / "site-2" / "schema.toml"
     schema.write_text(schema.read_text().replace(', "d"', ""))
     with InProcessGrid(client_app, nodes_of(parent), workers=1) as grid:
         sites = evaluation.describe(grid, small()).all_of_them()
-        with pytest.raises(DataError, match=r"\(3,\) at site-2; \(4,\) at site-1"):
+        with pytest.raises(DataError, match="column 4 is d at site-1, and missing at site-2"):
             common_input_shape(sites.values())
 
 
