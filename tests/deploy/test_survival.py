@@ -118,7 +118,7 @@ def test_a_superlink_that_is_killed_is_waited_for(
 def test_a_silent_hospital_is_left_out_and_welcome_again(stage: Rehearsal, run_file: Path) -> None:
     """Frozen, it misses its deadline; what it answers afterwards is not taken; then it takes part again."""
     run = Attempt(
-        stage, "run", str(run_file), "--set", "training.rounds=14", "--set", "training.round-timeout=4"
+        stage, "run", str(run_file), "--set", "training.rounds=20", "--set", "training.round-timeout=4"
     )
     run.after(1)
     pids = [worker_process(stage, "site-1"), node_process(stage, "site-1")]
@@ -311,7 +311,7 @@ def test_a_hospital_that_is_killed_in_a_secure_run_costs_slots_and_comes_back(
     until(lambda: service.status(stage.node("site-3"), "node") is None)
     lost = len(run.rounds())
     stage.start("site-3")
-    until(lambda: len(run.rounds()) > lost + 3 and run.rounds()[-1]["sites"] == 3, within=120)
+    until(lambda: len(run.rounds()) > lost + 3 and run.rounds()[-1]["sites"] == 3, within=240)
     assert state(stage, run) == "running"
     run.kill()
     assert state(stage, run) == "interrupted"
