@@ -22,7 +22,7 @@ from client.registration import register
 from client.site import NodeConfig
 from common import columns, wire
 from common.algorithms import ALGORITHMS
-from common.cases import Cases
+from common.cases import Cases, Episode
 from common.config import Config, load
 from common.errors import DataError, PolicyError
 from common.initialise import learner_of_algorithm, parameters_of
@@ -326,3 +326,27 @@ def test_no_draw_leaves_out_a_single_patient(tmp_path: Path) -> None:
         if not ask(home, "train", asked(f"training.shot={shot}"), server_round=1).has_error()
     ]
     assert answered == [10, 11, 12]
+
+
+def cases(*counts: int, first: int = 0) -> Cases:
+    """Return one case each of as many patients of each class, numbered from `first`."""
+    labels = torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
+    return Cases(torch.zeros(len(labels), 2), labels, torch.arange(first, first + len(labels)))
+
+
+@pytest.mark.parametrize(("comparable", "others", "refused"), [(8, 0, False), (8, 5, False), (7, 5, True)])
+def test_of_a_query_those_count_whose_class_the_support_has(
+    comparable: int, others: int, refused: bool
+) -> None:
+    """Cases of another class teach nothing, so patients who have them stand behind nothing."""
+    task = Episode(cases(10, 0), cases(comparable, others, first=10))
+    protonet, policy = ALGORITHMS["protonet"], Policy()
+    training = load(None, []).training_of("protonet")
+    if refused:
+        with pytest.raises(PolicyError, match="min-step-patients"):
+            check_floors(policy, [task], training, protonet)
+    else:
+        check_floors(policy, [task], training, protonet)
+    alone = Episode(cases(8, 0), cases(8, 20, first=0))
+    with pytest.raises(PolicyError, match="min-patients"):  # the same eight, and twenty of another class
+        check_floors(policy, [alone], training, protonet)
