@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import Message
 
+from client.node import desk_of
 from common import wire
+from common.secagg.encoding import dump
 from common.secagg.layout import Layout, Metric
 from tests.client.desks import PARAMETERS, Desks
 
@@ -103,3 +106,22 @@ def test_nobody_else_knows_how_a_hospital_rounds(tmp_path: Path) -> None:
     first = desks.mean(1)
     desks.own = 7
     assert not np.array_equal(desks.mean(2), first)
+
+
+@pytest.mark.parametrize(("words", "told"), [("h000: it has too few", "h000: it has too few"), ("", "")])
+def test_why_a_worker_does_not_train_reaches_the_coordinator_and_masks_nothing(
+    tmp_path: Path, words: str, told: str
+) -> None:
+    """Its code and its words as they are, as a reply to the message that asked; the slot stays open."""
+    desks = Desks(tmp_path, 3)
+    holders = desks.holders()
+    request = desks.requests(holders, desks.dealings(holders))["h000"]
+    asked = wire.secure(desks.instruction(), wire.Secured(desks.run, request=dump(request)))
+
+    def refuses(plain: Message) -> Message:
+        return wire.refuse(plain, wire.TOO_SMALL, words)
+
+    reply = desk_of(desks.homes["h000"]).answer(asked, refuses)
+    assert (reply.error.code, reply.error.reason) == (wire.TOO_SMALL, told)
+    assert reply.metadata.reply_to_message_id == asked.metadata.message_id
+    assert desks.masked("h000", request).vector
