@@ -118,7 +118,7 @@ def test_a_superlink_that_is_killed_is_waited_for(
 def test_a_silent_hospital_is_left_out_and_welcome_again(stage: Rehearsal, run_file: Path) -> None:
     """Frozen, it misses its deadline; what it answers afterwards is not taken; then it takes part again."""
     run = Attempt(
-        stage, "run", str(run_file), "--set", "training.rounds=20", "--set", "training.round-timeout=4"
+        stage, "run", str(run_file), "--set", "training.rounds=16", "--set", "training.round-timeout=4"
     )
     run.after(1)
     pids = [worker_process(stage, "site-1"), node_process(stage, "site-1")]
