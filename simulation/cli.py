@@ -43,7 +43,7 @@ def main() -> None:
     )
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, no_args_is_help=False)
 def demo(context: typer.Context, version: terminal.Version = False) -> None:
     """Run the demonstration when no command is given."""
     if context.invoked_subcommand is None:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -72,6 +73,20 @@ def test_no_number_is_taken_without_a_bound(app: typer.Typer) -> None:
     unbounded = [name for name, kind in numbers if kind.name in ("integer", "float")]
     assert unbounded == []
     assert any(kind.name in ("integer range", "float range") for _, kind in numbers)
+
+
+def test_without_a_command_the_demonstration_begins(tmp_path: Path) -> None:
+    """As `make demo` begins it; its folder is there, and it is at work."""
+    program = Path(sys.executable).parent / "zamenis-simulate"
+    with subprocess.Popen(
+        [str(program)], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as demonstration:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("results/*/config.toml")) and time.monotonic() < deadline:
+            assert demonstration.poll() is None, "it ended at once"
+            time.sleep(0.1)
+        demonstration.terminate()
+    assert list(tmp_path.glob("results/*/config.toml"))
 
 
 @pytest.mark.parametrize("app", [client.cli.app, server.cli.app, cli.app])
