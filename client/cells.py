@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 NOT_MEASURED = frozenset({"", "?", "nan"})
 
@@ -72,7 +72,7 @@ def class_of(label: str, classes: tuple[str, ...]) -> int | None:
     return _places(classes).get(comparable(label))
 
 
-@cache
+@lru_cache(maxsize=32)
 def _places(classes: tuple[str, ...]) -> dict[float | str, int]:
     return {comparable(name): index for index, name in enumerate(classes)}
 

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from client.cache import Known
 from client.header import Header
@@ -28,7 +28,7 @@ class Series(Section):
     """Values of Modality; empty: all."""
     description: tuple[str, ...] = ()
     """Patterns of SeriesDescription with * and ?, in either case; one that fits is enough; empty: all."""
-    thickness: tuple[float, float] | None = Field(None)
+    thickness: tuple[float, float] | None = None
     """Least and most SliceThickness, mm."""
     one_per_study: bool = False
     """Of a study's series that are left, the one with the most images; of equals the first by path."""
@@ -43,14 +43,15 @@ class Series(Section):
 
     def takes(self, header: Header) -> bool:
         """Return whether an image is of a series that counts, as far as its own header tells."""
-        said, thick = header.SeriesDescription.casefold(), header.SliceThickness
-        return (
-            (not self.modality or header.Modality in self.modality)
-            and (not self.description or any(fnmatchcase(said, one.casefold()) for one in self.description))
-            and (
-                not self.thickness or (thick is not None and self.thickness[0] <= thick <= self.thickness[1])
-            )
-        )
+        if self.modality and header.Modality not in self.modality:
+            return False
+        said = header.SeriesDescription.casefold()
+        if self.description and not any(fnmatchcase(said, one.casefold()) for one in self.description):
+            return False
+        if self.thickness is None:
+            return True
+        least, most = self.thickness
+        return header.SliceThickness is not None and least <= header.SliceThickness <= most
 
     @property
     def compares(self) -> bool:
@@ -65,10 +66,6 @@ class Images(Section):
     """images.toml: what a folder of images holds, in the hospital's own words."""
 
     series: Series = EVERY_SERIES
-
-
-def _within(number: float, least: float, most: float) -> bool:
-    return least <= number <= most
 
 
 def images_toml(labels: Path) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,7 +36,7 @@ from common.files import atomic
 from common.initialise import learner_of_algorithm
 from common.inner_loop import InnerLoop
 from common.learner import Learner
-from common.weights import Weights
+from common.weights import Weights, read_tensors
 
 FORMAT = "zamenis-phi-2"
 PIPELINE = 1
@@ -80,9 +80,7 @@ class Published:
     def load(cls, path: Path) -> Published:
         """Return what `save` wrote. DataError: it is damaged, or of another version."""
         try:
-            with safe_open(path, framework="pt") as file:
-                told = file.metadata() or {}
-                phi = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            phi, told = read_tensors(path)
         except (SafetensorError, OSError) as error:
             raise DataError(f"{path}: cannot be read as safetensors. Export phi again.") from error
         if told.get("format") != FORMAT or told.get("pipeline", str(PIPELINE)) != str(PIPELINE):

@@ -7,9 +7,11 @@ statistics are not weights: nothing here touches them, and no network of ours ke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from torch import Tensor
 
 Weights = dict[str, Tensor]
@@ -62,6 +64,13 @@ def unpack(vector: Float[Tensor, "parameter"], like: Weights) -> Weights:
         raise ValueError(f"the vector has {vector.numel()} elements; these weights have {sum(sizes)}.")
     parts = torch.split(vector, sizes)
     return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
+
+
+def read_tensors(path: Path) -> tuple[Weights, dict[str, str]]:
+    """Return a safetensors file's tensors and metadata. SafetensorError or OSError: it cannot be read."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        return tensors, file.metadata() or {}
 
 
 def _same_names(left: Weights, right: Weights) -> None:

@@ -150,9 +150,11 @@ class Description:
 
     def difference(self, other: Description, here: str, there: str) -> str:
         """Return in words what another's form of a case, which is not mine, has otherwise."""
-        if self.features and other.features and self.features != other.features:
-            return printable(self.features.difference(other.features, here, there))
-        return f"a case is {self.input_shape} at {here}, and {other.input_shape} at {there}"
+        words = (
+            self.features.difference(other.features, here, there) if self.features and other.features else ""
+        )
+        mine, theirs = (f"{one.input_shape} with {one.columns} columns to sum" for one in (self, other))
+        return printable(words) or f"a case is {mine} at {here}, and {theirs} at {there}"
 
 
 @dataclass(frozen=True)

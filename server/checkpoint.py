@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from common.errors import CheckpointError
 from common.files import atomic
+from common.weights import read_tensors
 from server.outer_loop import OuterState
 
 FORMAT = "zamenis-checkpoint-3"
@@ -53,9 +54,7 @@ def save(path: Path, checkpoint: Checkpoint, *, identity: str) -> None:
 def load(path: Path, *, identity: str) -> Checkpoint:
     """Return the checkpoint at `path`; CheckpointError: damaged, or not of this version and run."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        tensors, metadata = read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is damaged; delete it to train this part again.") from error
     writer, own = metadata.get("zamenis", "an earlier version"), version("zamenis")

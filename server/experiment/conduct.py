@@ -28,7 +28,7 @@ from server.checkpoint import Checkpoint
 from server.evaluation import Question
 from server.experiment.attendance import Roll, attend
 from server.experiment.journal import Journal
-from server.experiment.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose
+from server.experiment.plan import Cell, Plan, Recipe, Scores, Training, Trial, choose_each
 from server.outer_loop import Vector
 
 POOL = "pool/"
@@ -89,21 +89,13 @@ def conduct(
     scores = floor.try_out(
         trained, {trial for by in choices.values() for trials in by.values() for trial in trials}
     )
-    recipes = {
-        cell: choose(trials, scores)
-        for cell, trials in choices.items()
-        if any(scores[trial] is not None for by in trials.values() for trial in by)
-    }
+    recipes = choose_each(choices, scores)
     clock.lap("choosing_s")
     verdicts = plan.verdicts(recipes)
     answers = dict(zip(verdicts, floor.judge(trained, verdicts.values()), strict=True))
     clock.lap("evaluation_s")
     like = initial[plan.headliner or config.experiment.algorithms[0]]
-    handed_on = {
-        shot: choose(trials, scores)
-        for shot, trials in plan.handed_on(choices).items()
-        if any(scores[trial] is not None for by in trials.values() for trial in by)
-    }
+    handed_on = choose_each(plan.handed_on(choices), scores)
     made = trained[plan.published] if plan.published else None
     published = _published(plan, like, made, list(hospitals.values()), handed_on)
     published.save(out / "phi.safetensors")

@@ -7,10 +7,11 @@ hospitals, some of which are held out in turn (folds) for that. Nothing here com
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -26,6 +27,7 @@ from server.groups import groups_of
 
 Recipe = InnerLoop | None
 """How to adapt; None: not at all."""
+Chosen = TypeVar("Chosen", bound=Hashable)
 Scores = NDArray[np.float64]
 """The headline metric `[draw]`, larger is better."""
 
@@ -234,6 +236,17 @@ class Plan:
     def _trial(self, cell: Cell, fold: str, recipe: Recipe) -> Trial:
         training = _trained(cell.algorithm, cell.site, fold)
         return Trial(cell.algorithm, training, fold, cell.shot, recipe)
+
+
+def choose_each(
+    choices: Mapping[Chosen, Mapping[Recipe, Sequence[Trial]]], scores: Mapping[Trial, Scores | None]
+) -> dict[Chosen, Recipe]:
+    """Return the recipe of each choice of which any trial could be made (see `choose`)."""
+    return {
+        key: choose(trials, scores)
+        for key, trials in choices.items()
+        if any(scores[trial] is not None for tried in trials.values() for trial in tried)
+    }
 
 
 def choose(trials: Mapping[Recipe, Sequence[Trial]], scores: Mapping[Trial, Scores | None]) -> Recipe:
