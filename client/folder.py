@@ -135,7 +135,7 @@ def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress:
     images = caches.enter_context(image_reader())
     found = Survey(cache, images, keys, labels, data, task, series, masks)
     due = time.monotonic() + BETWEEN
-    for _ in chain(map(found.visit, files), found.settle()):
+    for _ in chain(found.visit(files), found.settle()):
         if time.monotonic() > due:
             write_quarantine(state, found.quarantined)
             due = time.monotonic() + BETWEEN

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import gc
 import json
 import os
 import select
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,7 @@ from client.dicom import open_instance
 from client.header import Header
 from client.preflight import Reason, refuse
 from common.errors import Refused
-from common.machine import FORKS
+from common.machine import FORKS, cores
 
 if sys.platform != "win32":
     import resource
@@ -47,6 +48,7 @@ KEPT = 2**26
 """Bytes of freed memory that stay with the process."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of settings in glibc's malloc.h."""
+MOST_CHILDREN = 8
 PATIENCE = 120.0
 """Seconds until a child that uses no processor time is given up."""
 BEYOND = "Export the file again: reading it fails, or takes more than 5 s or 1 GB."
@@ -70,6 +72,8 @@ class ImageChild:
     @contextmanager
     def open(self, path: Path | str) -> Iterator[Opened]:
         """Open the file at `path` and read its header; raises Refused, whatever is wrong with it."""
+        if not self._child:
+            self._start()
         self._tell(os.fsencode(path))
         opened = Opened(self, self._header(self._answer()))
         try:
@@ -100,8 +104,6 @@ class ImageChild:
         raise refuse(Reason.UNREADABLE, BEYOND)
 
     def _tell(self, question: bytes) -> None:
-        if not self._child:
-            self._start()
         with suppress(OSError):  # it died; the answer that does not come tells
             self._questions.send_bytes(question)
 
@@ -119,8 +121,7 @@ class ImageChild:
         self._child = os.fork()
         if self._child == 0:
             try:
-                self._questions.close()
-                self._answers.close()
+                _close_all_but(asked.fileno(), answers.fileno())
                 _serve(asked, answers)
             finally:
                 os._exit(1)
@@ -139,18 +140,47 @@ class ImageChild:
             os.waitpid(child, 0)
 
 
+class ImageChildren:
+    """A context whose children read images, as many at once as this process may use processors."""
+
+    def __init__(self) -> None:
+        self.at_once = min(cores(), MOST_CHILDREN)
+        """How many images can be open at once."""
+        self._idle = [ImageChild() for _ in range(self.at_once)]
+        self._children = ExitStack()
+
+    def __enter__(self) -> Self:
+        for child in self._idle:
+            self._children.enter_context(child)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._children.close()
+
+    @contextmanager
+    def open(self, path: Path | str) -> Iterator[Opened]:
+        """Open the file at `path` as `ImageChild.open` does; at most `at_once` are open."""
+        child = self._idle.pop()
+        try:
+            with child.open(path) as opened:
+                yield opened
+        finally:
+            self._idle.append(child)
+
+
 class ImagesHere(AbstractContextManager["ImagesHere"]):
     """A context that reads images in this process, without limits, for a system on which none divides."""
 
+    at_once = 1
     open = staticmethod(open_instance)
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
-def image_reader() -> AbstractContextManager[ImageChild | ImagesHere]:
+def image_reader() -> AbstractContextManager[ImageChildren | ImagesHere]:
     """Return the context that reads images on this machine."""
-    return ImageChild() if FORKS else ImagesHere()
+    return ImageChildren() if FORKS else ImagesHere()
 
 
 @dataclass
@@ -183,6 +213,7 @@ ANSWER, REFUSAL = b"+", b"-"
 
 def _serve(asked: Connection, answers: Connection) -> NoReturn:
     """Answer for one file after the other until the parent is gone."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
     torch.set_num_threads(1)  # threads do not come along into a child
     _limit_memory()
@@ -214,6 +245,14 @@ def _heard(asked: Connection) -> bytes:
         os._exit(0)
 
 
+def _close_all_but(*kept: int) -> None:
+    """Close what the parent has open beyond the standard streams: a file may take the decoder over."""
+    gc.freeze()  # what the parent forgot would close numbers that are others' by then
+    edges = [2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]
+    for below, above in pairwise(edges):
+        os.closerange(below + 1, above)
+
+
 def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its memory holds patients' images
     if sys.platform == "linux":  # elsewhere the system does not tell what a process takes
@@ -232,5 +271,4 @@ def _keep_freed_memory() -> None:
 
 
 def _limit_time() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS + 1, most))
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # counts processor time; at its end the process dies

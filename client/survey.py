@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from client.cache import Cache, Known
 from client.cells import PLACEHOLDERS, as_path, without_zeros
+from client.dicom import Instance
 from client.header import Header
-from client.image_child import ImageChild, ImagesHere
+from client.image_child import ImageChildren, ImagesHere, Opened
 from client.labels import Labels
 from client.masks import Masks
 from client.preflight import REMEDIES, File, Quarantined, Reason, refuse
@@ -37,11 +39,33 @@ class Accepted:
 
 
 @dataclass
+class _Reading:
+    """A file on its way through a pass; its header and then its pixels come from another process."""
+
+    name: str
+    file: File
+    known: Known
+    opened: ExitStack | None = None
+    """Closes the file; None: what was known of it suffices."""
+    instance: Opened | Instance | None = None
+    pixels: Callable[[], Tensor] | None = None
+    """Waits for them, where they are wanted."""
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Make a refusal what is known of the file."""
+        try:
+            yield
+        except Refused as refusal:
+            self.known = replace(self.known, reason=refusal.reason, remedy=refusal.remedy)
+
+
+@dataclass
 class Survey:
     """What a pass has found so far; files go by the keyed hash of their path, identifiers by theirs."""
 
     cache: Cache
-    images: ImageChild | ImagesHere
+    images: ImageChildren | ImagesHere
     keys: SiteKeys
     labels: Labels
     data: Data
@@ -101,17 +125,22 @@ class Survey:
             )
         return f"no file can be used ({counts}). {quarantine} tells each remedy."
 
-    def visit(self, file: File) -> None:
-        """Accept or refuse one file, or let it wait for the others of its study (`settle`).
+    def visit(self, files: Iterable[File]) -> Iterator[None]:
+        """Accept or refuse each file, or let it wait for the others of its study (`settle`).
 
-        It is opened only where what is known of it does not suffice.
+        It is opened only where what is known of it does not suffice. Yields after each.
         """
+        for name, file, known in self._readings((self._named(file), file) for file in files):
+            self.known[name] = known
+            self._judge(name, file, known)
+            yield
+
+    def _named(self, file: File) -> str:
         name = self._hash("path", file.relative)
         self._paths[name] = self._hash("path", as_path(file.relative))
-        known = self.cache.recall(name, file.size, file.mtime_ns)
-        if known is None or (not known.reason and known.row < 0 and self._wants_pixels(name, known)):
-            known = self._read(name, file)
-        self.known[name] = known
+        return name
+
+    def _judge(self, name: str, file: File, known: Known) -> None:
         if known.reason:
             self._leave_out(file, known.reason, known.remedy)
             return
@@ -139,10 +168,11 @@ class Survey:
             refused = left_out(self.series, {name: self.known[name] for name in self._waiting}, shown)
             chosen = [name for name in self._waiting if name not in refused]
             unread = [name for name in chosen if self.known[name].row < 0]
-            for name in unread:
-                known = self.known[name] = self._read(name, self._waiting[name])
+            for name, file, known in self._readings((name, self._waiting[name]) for name in unread):
+                self.known[name] = known
                 if known.reason:
-                    self._leave_out(self._waiting.pop(name), known.reason, known.remedy)
+                    del self._waiting[name]
+                    self._leave_out(file, known.reason, known.remedy)
                 yield
             if not unread:
                 break
@@ -187,23 +217,59 @@ class Survey:
         lasting = {name: one for name, one in self.known.items() if one.reason != Reason.DECODER_MISSING}
         return self.cache.arrange(lasting, order)
 
-    def _read(self, name: str, file: File) -> Known:
-        """Open a file: its header, and its pixels where they are wanted; the cache notes what it says."""
-        known = Known(file.size, file.mtime_ns)
-        try:
-            with self.images.open(file.path) as instance:
-                known = self._identified(known, instance.header)
-                if not self.series.takes(instance.header):
-                    raise refuse(Reason.OTHER_SERIES)
-                if self._wants_pixels(name, known):
-                    pixels = instance.ask(size=self.data.image_size, channels=self.data.channels)
-                    content = self._content_of(file)
-                    known = replace(known, content=content, row=self.cache.append(pixels()))
-        except Refused as refusal:
-            known = replace(known, reason=refusal.reason, remedy=refusal.remedy)
-        if known.reason != Reason.DECODER_MISSING:
-            self.cache.note(name, known)
-        return known
+    def _readings(self, files: Iterable[tuple[str, File]]) -> Iterator[tuple[str, File, Known]]:
+        """Yield what is known of each file, in their order, while those that follow are being read.
+
+        Whoever takes one has decided on it before the next file with its SOPInstanceUID is looked at.
+        """
+        under_way: deque[_Reading] = deque()
+        for name, file in files:
+            reading = self._begin(name, file)
+            if any(reading.known.SOPInstanceUID == one.known.SOPInstanceUID for one in under_way):
+                while under_way:
+                    yield self._conclude(under_way.popleft())
+            self._ask(reading)
+            under_way.append(reading)
+            if len(under_way) >= self.images.at_once:
+                yield self._conclude(under_way.popleft())
+        while under_way:
+            yield self._conclude(under_way.popleft())
+
+    def _begin(self, name: str, file: File) -> _Reading:
+        """Recall a file, or open it and read its header."""
+        known = self.cache.recall(name, file.size, file.mtime_ns)
+        if known and (known.reason or known.row >= 0 or not self._wants_pixels(name, known)):
+            return _Reading(name, file, known)
+        opened = ExitStack()
+        reading = _Reading(name, file, Known(file.size, file.mtime_ns), opened)
+        with reading.refusing():
+            opening: AbstractContextManager[Opened | Instance] = self.images.open(file.path)
+            reading.instance = opened.enter_context(opening)
+            reading.known = self._identified(reading.known, reading.instance.header)
+        return reading
+
+    def _ask(self, reading: _Reading) -> None:
+        """Have an open file's pixels read where they are wanted."""
+        if reading.instance is None or reading.known.reason:
+            return
+        with reading.refusing():
+            if not self.series.takes(reading.instance.header):
+                raise refuse(Reason.OTHER_SERIES)
+            if self._wants_pixels(reading.name, reading.known):
+                size, channels = self.data.image_size, self.data.channels
+                reading.pixels = reading.instance.ask(size=size, channels=channels)
+
+    def _conclude(self, reading: _Reading) -> tuple[str, File, Known]:
+        """Close an open file once its pixels are there; the cache notes what it said."""
+        if reading.opened is not None:
+            with reading.refusing(), reading.opened:
+                if reading.pixels:
+                    content = self._content_of(reading.file)
+                    row = self.cache.append(reading.pixels())
+                    reading.known = replace(reading.known, content=content, row=row)
+            if reading.known.reason != Reason.DECODER_MISSING:
+                self.cache.note(reading.name, reading.known)
+        return reading.name, reading.file, reading.known
 
     def _content_of(self, file: File) -> str:
         try:

@@ -73,7 +73,7 @@ def test_a_file_has_so_much_processor_time_and_no_more(
             pass
         return open_instance(path)
 
-    monkeypatch.setattr(image_child, "SECONDS", 0)
+    monkeypatch.setattr(image_child, "SECONDS", 0.2)
     monkeypatch.setattr(image_child, "open_instance", endless)
     with ImageChild() as images:
         with pytest.raises(Refused, match="unreadable"), images.open(tmp_path / "slow.dcm"):
