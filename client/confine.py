@@ -23,6 +23,8 @@ PARENT_DEATH_SIGNAL, NO_NEW_PRIVILEGES = 1, 38
 CAPABILITIES_VERSION, READ_ANY_FILE = 0x20080522, 0b110
 """Of capset(2); what root keeps is CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, within Landlock's bounds."""
 PLAIN_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+OWN_THREADS = Path("/proc/self/task")
+"""CUDA writes its threads' names there, and does not start where it cannot."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ def confine(read: Iterable[Path], write: Iterable[Path]) -> Walls:
 def _devices() -> tuple[list[Path], list[Path]]:
     """Return the devices that computing takes, and where there are GPUs their driver's shared memory."""
     gpus = [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("dri")]
-    return [*map(Path, PLAIN_DEVICES), *gpus], [Path("/dev/shm")] if gpus else []  # noqa: S108
+    plain = [Path(device) for device in PLAIN_DEVICES]
+    if not gpus:
+        return plain, []
+    os.open(OWN_THREADS, os.O_PATH)  # stays open: the rule holds for the folder as it is now
+    return [*plain, *gpus, OWN_THREADS], [Path("/dev/shm")]  # noqa: S108
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:

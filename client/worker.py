@@ -28,6 +28,7 @@ from client.confine import Walls, confine
 from client.reach import Reach
 from client.site import NodeConfig
 from common import transport
+from common.machine import hide_gpus
 
 logger = logging.getLogger("zamenis.node")
 GRACE = 0.5
@@ -127,6 +128,8 @@ def _work(
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     _leave_tracker()
+    if config.get("device") == "cpu":
+        hide_gpus()
     walls = confine(read, write)
     _log_to(write[-1])
     if walls.missing:

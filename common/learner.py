@@ -145,7 +145,7 @@ def on_cpu(weights: Weights) -> Weights:
 
 def device_of(choice: str) -> torch.device:
     """Return the device of a configuration's choice: `auto` is CUDA where there is one."""
-    there = torch.cuda.is_available()
+    there = choice != "cpu" and torch.cuda.is_available()
     if choice == "cuda" and not there:
         raise ConfigError("engine.device is cuda, and PyTorch finds no CUDA here; use auto or cpu.")
-    return torch.device("cuda" if there and choice != "cpu" else "cpu")
+    return torch.device("cuda" if there else "cpu")

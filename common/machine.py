@@ -55,6 +55,11 @@ else:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
+def hide_gpus() -> None:
+    """Let this process see no GPU: PyTorch's optimisers look for one at each step, also on the CPU."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def cores() -> int:
     """Return how many processors this process may use."""
     if sys.platform == "linux":

@@ -28,6 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.site import NodeConfig
 from common import wire
+from common.machine import hide_gpus
 
 logger = logging.getLogger("zamenis.grid")
 RUN_ID = 1
@@ -80,6 +81,7 @@ class InProcessGrid(Grid):
             FIRST_NODE + place: _Node(_context(FIRST_NODE + place, config))
             for place, config in enumerate(nodes)
         }
+        self._on_cpu = all(node.context.node_config.get("device") == "cpu" for node in self._nodes.values())
         self._serial = 0
         self._done: dict[str, Message] = {}
         self._workers: list[_Worker] = []
@@ -229,7 +231,7 @@ class InProcessGrid(Grid):
         fork = multiprocessing.get_context("fork")
         ours, theirs = fork.Pipe()
         others = [ours, *(worker.pipe for worker in self._workers if not worker.pipe.closed)]
-        process = fork.Process(target=_work, args=(self._app, theirs, others), daemon=True)
+        process = fork.Process(target=_work, args=(self._app, theirs, others, self._on_cpu), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -247,8 +249,10 @@ def serve(client_app: ClientApp, message: Message, context: Context) -> Message:
         )
 
 
-def _work(client_app: ClientApp, pipe: Connection, others: list[Connection]) -> None:
+def _work(client_app: ClientApp, pipe: Connection, others: list[Connection], on_cpu: bool) -> None:
     """Serve messages until the pipe closes."""
+    if on_cpu:
+        hide_gpus()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for other in others:
         other.close()

@@ -319,3 +319,22 @@ def test_a_state_folder_with_the_nodes_secrets_in_it_is_refused(home: Home) -> N
     )
     with pytest.raises(ConfigError, match="register its folder with another --state"):
         reach.reach_of(moved, config_of(moved), home.logs / "worker.log")
+
+
+@pytest.mark.skipif(not Path("/proc/driver/nvidia/version").exists(), reason="this machine has no GPU")
+def test_cuda_computes_within_the_walls(tmp_path: Path, user: int) -> None:
+    """CUDA starts, multiplies and differentiates in a process that reaches nothing."""
+    os.chown(tmp_path, user, -1)
+    code = [Path(part) for part in ("/usr", "/lib", "/lib64", "/opt", "/proc", "/sys")]
+
+    def learn() -> None:
+        try:
+            layer = torch.nn.Linear(32, 32, device="cuda")
+            loss = layer(torch.ones(4, 32, device="cuda")).square().sum()
+            torch.autograd.backward(loss)
+        except RuntimeError as error:
+            raise OSError("CUDA does not start") from error
+
+    outcomes = attempted(user, [*code, Path(torch.__file__).parent], [tmp_path], {"learn": learn})
+    assert outcomes["walls"] == "all"
+    assert outcomes["learn"] == "done"
