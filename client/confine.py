@@ -69,13 +69,13 @@ def confine(read: Iterable[Path], write: Iterable[Path]) -> Walls:
 
 
 def _devices() -> tuple[list[Path], list[Path]]:
-    """Return the devices that computing takes, and where there are GPUs their driver's shared memory."""
+    """Return the devices that computing takes, and where there are GPUs what their driver writes to."""
     gpus = [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("dri")]
     plain = [Path(device) for device in PLAIN_DEVICES]
     if not gpus:
         return plain, []
     os.open(OWN_THREADS, os.O_PATH)  # stays open: the rule holds for the folder as it is now
-    return [*plain, *gpus, OWN_THREADS], [Path("/dev/shm")]  # noqa: S108
+    return [*plain, *gpus], [Path("/dev/shm"), OWN_THREADS]  # noqa: S108
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
