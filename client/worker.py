@@ -127,6 +127,7 @@ def _work(
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     _leave_tracker()
+    _give_way()
     walls = confine(read, write)
     _log_to(write[-1])
     if walls.missing:
@@ -161,6 +162,12 @@ def _leave_tracker() -> None:
     if tracker is not None:
         with Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), tracker, inheritable=False)
+
+
+def _give_way() -> None:
+    """Be the first that Linux ends where memory runs out: a message is lost then, and nothing else is."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def answer(app: ClientApp, message: Message, config: dict[str, str | int | float | bool]) -> Message:
