@@ -9,7 +9,8 @@ differ by one hospital"):
   who is left;
 - a training, or sums over columns, over hospitals that are nearly those of an earlier one waits for the
   operator's word (`client.allow`); sums over columns do for any other hospitals at all;
-- so many runs begin within a month, and no more; as many rehearsals beside them, which sum nothing.
+- so many runs begin within a month, and no more; as many rehearsals beside them, which sum nothing;
+- a run has so many slots that are masked in, whatever round their messages say they are of.
 
 Hospitals are counted where their keys are confirmed: a name that the coordinator made up makes no difference.
 Everything is decided and written down within the transaction that stores what is sent (`client.vault`).
@@ -43,10 +44,12 @@ CREATE TABLE IF NOT EXISTS answered (
     PRIMARY KEY (weights, training, round)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS slot ON answered (run, slot);
+CREATE TABLE IF NOT EXISTS masked (run TEXT PRIMARY KEY, slots INTEGER NOT NULL);
 """
 """`named`: whom the coordinator named when a run began. `cohort`: hospitals, when this one's part was first
 summed over them, when its operator allowed them, when they were refused. `answered`: weights, with the
-holders they were masked for and the survivors they were unmasked for."""
+holders they were masked for and the survivors they were unmasked for. `masked`: in how many slots
+of a run."""
 A_MONTH = 30 * 24 * 3600.0
 """Seconds within which runs are counted."""
 COLUMNS = b"sums over columns"
@@ -152,13 +155,14 @@ class Cohorts:
         self._count(run, "GLOB")
 
     def review(self, run: str, question: Question, holders: Mapping[str, bytes]) -> None:
-        """Raise SecAggError where this question may not be answered over these holders.
+        """Raise SecAggError or PolicyError where this question may not be answered over these holders.
 
         None are given where the answer is what was sent before.
         """
         cohort = self._begun(run)
         if not holders:
             return
+        at_most(self.policy.max_rounds, self._masked(run) + 1, "max-rounds")
         if {name: peer.public for name, peer in cohort.hospitals.items() if name in holders} != dict(holders):
             raise refusal(Reason.NOT_NAMED)
         self._judge(cohort)
@@ -169,6 +173,10 @@ class Cohorts:
         self.review(run, question, holders)
         if not holders:
             return
+        self.database.execute(
+            "INSERT INTO masked (run, slots) VALUES (?, 1) ON CONFLICT DO UPDATE SET slots = slots + 1",
+            (run,),
+        )
         cohort, now = self._begun(run), time.time()
         since = self._allowed(cohort) if question.exact else 0.0
         summed = "UPDATE cohort SET summed = ? WHERE keys = ? AND summed IS NULL"
@@ -227,6 +235,10 @@ class Cohorts:
             (run, time.time() - A_MONTH, f"{REHEARSAL}*"),
         ).fetchone()
         at_most(self.policy.max_trainings, count + 1, "max-trainings")
+
+    def _masked(self, run: str) -> int:
+        row = self.database.execute("SELECT slots FROM masked WHERE run = ?", (run,)).fetchone()
+        return int(row[0]) if row else 0
 
     def _begun(self, run: str) -> Cohort:
         """Return whom the coordinator named when a run began."""

@@ -60,6 +60,7 @@ def confine(read: Iterable[Path], write: Iterable[Path]) -> Walls:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
     libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    libc.setsid()  # away from the terminal of whoever started the node, which it may still have open
     alone = NEW_NET if os.geteuid() == 0 else NEW_USER | NEW_NET
     namespace = any(libc.unshare(flags) == 0 for flags in (alone, NEW_USER | NEW_NET))
     devices, shared = _devices()

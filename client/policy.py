@@ -61,7 +61,7 @@ class Policy(Section):
     max_trainings: Count = 1000
     """Meta-trainings that this hospital takes part in within 30 days."""
     max_rounds: Count = 1000
-    """Rounds of one meta-training."""
+    """Rounds of one meta-training, and times that this hospital masks in a run."""
     max_steps: Count = 200_000
     """Gradient steps that one message may ask for: episodes times inner steps, or draws times steps."""
     max_replicates: Count = 10_000

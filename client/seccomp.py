@@ -23,6 +23,8 @@ OTHER_ABI = 0x40000000
 
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 SOCKET, SEND_TO = {"x86_64": 41, "aarch64": 198}, {"x86_64": 44, "aarch64": 206}
+IOCTL, TYPE_A_KEY, TERMINAL = {"x86_64": 16, "aarch64": 29}, 0x5412, 0x541C
+"""ioctl(2) and two of its requests (TIOCSTI, TIOCLINUX): what they type, whoever reads the terminal runs."""
 REFUSED: dict[str, tuple[int | None, int | None]] = {
     # to another process's socket, or around this filter
     "connect": (42, 203),
@@ -109,7 +111,7 @@ class _Program(ctypes.Structure):
 
 
 def restrict(libc: ctypes.CDLL) -> bool:
-    """Keep this process from all calls in `REFUSED`, and from sockets of any family but UNIX's own pairs.
+    """Keep this process from all calls in `REFUSED`, from sockets but UNIX's own pairs, from typing keys.
 
     Needs `no_new_privs`. Returns False, with nothing restricted, where machine or kernel have no filters.
     """
@@ -136,6 +138,12 @@ def _filter(machine: str) -> Iterator[tuple[int, int, int, int]]:
         if number is not None:
             yield (JUMP_EQUAL, 0, 1, number)
             yield refuse
+    yield (JUMP_EQUAL, 0, 5, IOCTL[machine])
+    yield (LOAD, 0, 0, ARGUMENTS + 8)
+    yield (JUMP_EQUAL, 1, 0, TYPE_A_KEY)
+    yield (JUMP_EQUAL, 0, 1, TERMINAL)
+    yield refuse
+    yield (RETURN, 0, 0, ALLOW)
     yield (JUMP_EQUAL, 0, 3, SOCKET[machine])
     yield (LOAD, 0, 0, ARGUMENTS)
     yield (JUMP_EQUAL, 7, 0, AF_UNIX)  # to ALLOW, below

@@ -195,13 +195,28 @@ def _sources(node: Node, task: Task) -> tuple[list[Source], Task]:
     return sources, registered
 
 
-@lru_cache(maxsize=16)
+MOST_PARAMETERS = 2**27
+"""Of the networks that are kept: a process has 8 bytes for each, and configurations come without end."""
+_learners: dict[tuple[object, ...], Learner] = {}
+"""What was used last is last."""
+
+
 def learner_of(
     node_device: str, input_shape: tuple[int, ...], config_json: str, algorithm: str, fresh_head: int
 ) -> Learner:
-    """Return an algorithm's network for such inputs (see `learner_of_algorithm`), built once per process."""
-    device = device_of(node_device)
-    return learner_of_algorithm(from_json(config_json), algorithm, input_shape, device, fresh_head)
+    """Return an algorithm's network for such inputs (see `learner_of_algorithm`).
+
+    It is built once per process, and again where others took its place: as many are kept as have no more
+    than `MOST_PARAMETERS` together, and the last one.
+    """
+    asked = (node_device, input_shape, config_json, algorithm, fresh_head)
+    found = _learners.pop(asked, None) or learner_of_algorithm(
+        from_json(config_json), algorithm, input_shape, device_of(node_device), fresh_head
+    )
+    _learners[asked] = found
+    while len(_learners) > 1 and sum(one.parameters for one in _learners.values()) > MOST_PARAMETERS:
+        del _learners[next(iter(_learners))]
+    return found
 
 
 @lru_cache(maxsize=64)

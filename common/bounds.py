@@ -42,9 +42,12 @@ def exact(training: Training) -> Training:
 
 
 def layout_asked(instruction: Instruction, parameters: int, holders: int) -> Layout:
-    """Return the one layout that goes with a train message to so many holders."""
+    """Return the one layout that goes with a train message to so many holders.
+
+    Sums over columns have the same bounds whatever the message says: nothing is clipped there.
+    """
     config = from_json(instruction.config)
-    training, bits = config.training_of(instruction.algorithm), config.secure_aggregation.bits
+    training = config.training_of(instruction.algorithm)
     if instruction.column_sums:
-        training, bits = exact(training), columns.BITS
-    return layout_of(training, bits, parameters, holders, instruction.clip_norm)
+        return layout_of(exact(training), columns.BITS, parameters, holders)
+    return layout_of(training, config.secure_aggregation.bits, parameters, holders, instruction.clip_norm)

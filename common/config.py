@@ -84,6 +84,11 @@ class Config(Section):
                 raise ConfigError(f"[experiment]: {name} is none of task.classes; name it there as well.")
         if unseen and len(self.task.classes) - len(unseen) < 2:
             raise ConfigError("experiment.unseen-classes leaves fewer than two classes to meta-train on.")
+        if self.task.classes and self.experiment.way > len(self.task.classes):
+            raise ConfigError(
+                f"experiment.way {self.experiment.way} is more classes than the {len(self.task.classes)} of "
+                "task.classes; lower it."
+            )
 
     def _check_task(self) -> None:
         """Raise ConfigError where something is asked for that the kind of task does not have."""

@@ -36,6 +36,11 @@ class Learner:
         self.initial = self.weights()
         """The weights that it was made with."""
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the network learns."""
+        return sum(value.numel() for value in self.initial.values())
+
     def load(self, weights: Weights) -> None:
         """Overwrite the network's parameters with `weights`."""
         with torch.no_grad():

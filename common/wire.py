@@ -23,7 +23,7 @@ import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -46,7 +46,9 @@ KINDS = frozenset({DESCRIBE, TRAIN, EVALUATE}) | SECURE_QUERIES
 """Every kind of message that a site answers; Flower would route others, such as `train.default`, as well."""
 MOST_OF_A_METRIC = 1e30
 LONGEST_NAME = 128
-"""Characters of a run's name."""
+"""Characters of a run's name, and of any text in an instruction that is not in `LONGEST_TEXTS`."""
+LONGEST_TEXTS = {"config": 2**18, "statistics": 2**22, "recipe": 2**10}
+"""Characters: what is read of them takes many times their length, and configurations are remembered."""
 RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
@@ -240,12 +242,23 @@ def read_instruction(message: Message) -> Instruction:
             f"the coordinator speaks protocol {fields.get('protocol')!r}, this node {PROTOCOL}; "
             "install the same version of Zamenis on both."
         )
-    instruction = Instruction(**cast(dict[str, Any], fields))
-    if not 0 <= instruction.clip_norm < math.inf:
-        raise WireError("clip_norm must be a finite length; install the same version of Zamenis on both.")
-    if len(instruction.run) > LONGEST_NAME:
-        raise WireError("the run's name is too long; install the same version of Zamenis on both sides.")
-    return instruction
+    kinds = get_type_hints(Instruction)
+    wrong = [name for name in {**kinds, **fields} if not _is_of(fields.get(name), kinds.get(name), name)]
+    if wrong:
+        raise WireError(
+            f"{printable(wrong[0])} of an instruction is missing, unknown, of another type or out of range; "
+            "install the same version of Zamenis on both sides."
+        )
+    return Instruction(**cast(dict[str, Any], fields))
+
+
+def _is_of(value: object, kind: type | None, name: str) -> bool:
+    """Return whether a field of an instruction is of its type, and neither too long nor too low."""
+    if kind is None or type(value) is not kind:
+        return False
+    if isinstance(value, str):
+        return len(value) <= LONGEST_TEXTS.get(name, LONGEST_NAME)
+    return (ALL_CASES if name == "shot" else 0) <= cast(float, value) < math.inf
 
 
 def parameters_of(message: Message) -> int:

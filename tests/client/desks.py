@@ -37,6 +37,12 @@ from common.secagg.numbers import Numbers
 from common.seeds import Draws
 
 RUN, PARAMETERS = "run-1", 40
+SETTINGS = (
+    'task.classes=["normal","nodule"]',
+    'model.name="mlp"',
+    "experiment.shots=[]",
+    "training.clip-norm=4.0",
+)
 
 
 @dataclass
@@ -72,15 +78,7 @@ class Desks:
             peers = {peer: Peer(key, confirmed=True) for peer, key in public.items() if peer != name}
             self.homes[name].peers_file.write_text(to_toml(Pinned(peers)))
         self.public = public
-        self.config: Config = load(
-            None,
-            [
-                'task.classes=["normal","nodule"]',
-                'model.name="mlp"',
-                "experiment.shots=[]",
-                "training.clip-norm=4.0",
-            ],
-        )
+        self.config: Config = load(None, SETTINGS)
         self.phi = torch.zeros(PARAMETERS)
 
     def delta(self, name: str) -> torch.Tensor:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from flwr.app import Message
 from typer.testing import CliRunner
 
 from client.allow import allow, waiting
 from client.cli import app
+from client.policy import guarded
 from common import wire
+from common.config import load
 from common.secagg import aggregator
 from common.secagg.encoding import dump
 from common.secagg.encoding import load as read
@@ -18,7 +21,7 @@ from common.secagg.identity import Identity
 from common.secagg.messages import PUBLIC, REHEARSAL
 from common.secagg.reasons import Reason, refusal
 from common.secagg.rehearsal import Rehearsed
-from tests.client.desks import Desks
+from tests.client.desks import PARAMETERS, SETTINGS, Desks
 
 
 def tell(desks: Desks, *words: str, answer: str = "") -> str:
@@ -108,6 +111,21 @@ def test_runs_within_a_month_are_bounded(desks: Desks) -> None:
     assert answers[:2] == ["", ""]
     assert "max-trainings in its policy.toml" in answers[2]
     assert not refused(desks, "run-3", desks.public)
+
+
+def test_a_run_has_no_more_sums_than_rounds_are_allowed(tmp_path: Path) -> None:
+    """Whatever round its messages say they are of, and whatever weights they bring: the third is refused."""
+    policy = guarded().replace("max-rounds = 1000", "max-rounds = 2")
+    desks = Desks(tmp_path, 3, policy=policy)
+    desks.config = load(None, [*SETTINGS, "training.rounds=2"])
+    for slot in (1, 2):
+        desks.phi = torch.full((PARAMETERS,), 1e-6 * slot)
+        assert desks.mean(slot).size == PARAMETERS
+    holders = desks.holders(3)
+    requests = desks.requests(holders, desks.dealings(holders))
+    reply = desks.train(desks.names[0], requests[desks.names[0]])
+    assert "max-rounds in its policy.toml" in wire.words_of(reply)
+    assert len(desks.trained) == 2 * 3
 
 
 def test_rehearsals_within_a_month_are_bounded_beside_trainings(desks: Desks) -> None:

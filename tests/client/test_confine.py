@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import multiprocessing
 import os
+import pty
 import socket
 import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -250,6 +253,28 @@ def test_it_reads_and_writes_what_is_its_own_and_nothing_else(home: Home, user: 
     assert {name: told[name] for name in allowed} == dict.fromkeys(allowed, "done")
     assert {name for name in forbidden if told[name] == "done"} == set()
     assert home.policy.read_text() == "messages = []\n"
+
+
+def test_it_types_nothing_into_the_terminal_of_whoever_started_it(home: Home, user: int) -> None:
+    """Its worker has the terminal open in which the node was started; a shell runs what is typed there."""
+    read, write = reachable(home)
+    ours, theirs = os.pipe()
+    child, terminal = pty.fork()
+    if child == 0:
+        ways: dict[str, Attempt] = {
+            "key": lambda: fcntl.ioctl(0, termios.TIOCSTI, b"x"),
+            "another key": lambda: fcntl.ioctl(0, termios.TIOCLINUX, b"x"),
+            "foreground": lambda: os.tcsetpgrp(0, os.getpgid(0)),
+        }
+        os.write(theirs, json.dumps(attempted(user, read, write, ways)).encode())
+        os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours) as answer:
+        told = json.loads(answer.read())
+    os.waitpid(child, 0)
+    os.close(terminal)
+    assert (told["key"], told["another key"]) == ("PermissionError", "PermissionError")
+    assert told["foreground"] != "done"
 
 
 def test_it_computes_as_ever(home: Home, user: int, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from client.registration import register
 from client.site import NodeConfig
 from common import columns, wire
 from common.algorithms import ALGORITHMS
+from common.bounds import exact
 from common.cases import Cases, Episode
 from common.config import Config, load
 from common.errors import DataError, PolicyError
@@ -52,6 +53,8 @@ ONE_BY_ONE = [*TABLE, *CRAFTED, "training.batch-size=1", "training.inner-steps=1
 NUMBERS = 4
 """Numeric columns of a test hospital."""
 TRAINED = sorted(name for name, one in ALGORITHMS.items() if one.local_update)
+BETWEEN = 760.0
+"""Longer than one test hospital's digits, shorter than the others'."""
 SILENT = -30.0
 """A bias at which a case of the first class has no gradient, and one of the second its own row."""
 
@@ -143,6 +146,30 @@ def test_a_batch_of_one_reads_patients_out_of_secure_sums(tmp_path: Path) -> Non
     assert len(read) == 0
     for _, missing in told:
         assert all("min-step-patients" in missing[site] for site in nodes)
+
+
+def test_a_rounds_clip_cuts_no_sums_over_columns(tmp_path: Path) -> None:
+    """Between the shortest hospital's digits and the next, sums within two clips give that hospital's own.
+
+    They are x + C u for the same rows, hospitals and weights, and x is a whole number in every digit.
+    """
+    config = load(None, [*TABLE, "experiment.algorithms=['reptile']"])
+    training, length = exact(config.training_of("reptile")), NUMBERS * columns.NUMBERS
+    instruction = wire.Instruction(config.to_json(), "reptile", column_sums=True, clip_norm=BETWEEN)
+    phi = wire.vector(torch.zeros(length))
+    with guarded_hospitals(tmp_path) as (grid, identities):
+        nodes = {f"site-{place}": place + 1 for place in range(1, 4)}
+        sums = SecureSum(training, columns.BITS, length, nodes, identities)
+        messages = {
+            site: wire.instruct(node, wire.TRAIN, instruction, phi, seconds=60)
+            for site, node in nodes.items()
+        }
+        found = sums.gather(grid, messages, [], BETWEEN)
+        assert found.mean is None
+        assert all("the vector's bounds are not those" in found.missing[site] for site in nodes)
+        whole = sums.gather(grid, messages, []).mean
+    assert whole is not None
+    assert float((3 * whole - (3 * whole).round()).abs().max()) < 1e-9
 
 
 def test_no_hospital_refuses_for_what_one_patient_overflows(tmp_path: Path) -> None:

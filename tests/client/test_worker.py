@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
+from client import site
 from client.app import app
 from client.home import Home, Keys, NodeSettings
 from client.node import config_of
@@ -21,6 +23,7 @@ from client.worker import Worker, answer
 from common import wire
 from common.config import Config, load
 from common.initialise import parameters_of
+from common.learner import Learner
 from tests.client.dicom_files import write_hospital
 from tests.conftest import write_table_hospital
 
@@ -113,3 +116,35 @@ def test_a_worker_has_no_line_to_what_deletes_shared_memory(tmp_path: Path) -> N
     finally:
         worker.stop()
     assert os.readlink(f"/proc/self/fd/{resource_tracker.getfd()}") not in opened
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone chooses whom it ends")
+def test_a_worker_is_ended_before_its_node_where_memory_runs_out(tmp_path: Path) -> None:
+    """A coordinator's settings can take more than a machine has; what else runs there stays."""
+    home = registered(tmp_path, "table")
+    node = config_of(home)
+    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
+    try:
+        assert not worker.serve(messages(configuration("table"), (4,))[0]).has_error()
+        assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "1000"
+    finally:
+        worker.stop()
+
+
+def test_a_process_keeps_few_large_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many a coordinator's configurations ask for: the last used, and the one that is used now."""
+    monkeypatch.setattr(site, "MOST_PARAMETERS", 150)
+
+    def used(seed: int, width: int = 5) -> Learner:
+        settings = ["model.name=mlp", f"seed={seed}", f"model.width={width}"]
+        return site.learner_of("cpu", (4,), load(None, settings).to_json(), "reptile", 0)
+
+    first, second = used(1), used(2)
+    assert 2 * first.parameters <= 150 < 3 * first.parameters
+    assert used(1) is first
+    used(3)
+    assert used(1) is first
+    assert used(2) is not second
+    large = used(4, width=50)
+    assert used(4, width=50) is large
+    assert used(1) is not first

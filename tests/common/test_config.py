@@ -43,6 +43,7 @@ def test_an_algorithm_is_itself_over_training_and_under_its_own_table() -> None:
         ("training.inner-lr=inf", ["training.inner-lr", "finite"]),
         ("model.name=resnet", ["model.name", "conv4"]),
         ("training.way=3", ["training", "way needs a shot"]),
+        ("experiment.way=3", ["experiment.way 3", "the 2 of task.classes"]),
         ("algorithms.reptil.rounds=3", ["reptil ", "known: reptile"]),
         ("algorithms.reptile.roundz=3", ["[algorithms.reptile]", "did you mean rounds"]),
         ('experiment.algorithms=["maml2"]', ["maml2", "known: reptile"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,37 @@ def test_an_instruction_arrives() -> None:
     message = instruction(phi)
     assert wire.read_instruction(message).server_round == 3
     assert torch.equal(wire.read_phi(message, 3), phi)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("server_round", math.nan),
+        ("server_round", 1.5),
+        ("server_round", -1),
+        ("server_round", True),
+        ("shot", -2),
+        ("clip_norm", math.inf),
+        ("clip_norm", math.nan),
+        ("column_sums", 1),
+        ("run", "r" * 129),
+        ("run", b"r"),
+        ("config", "{" * (2**18 + 1)),
+        ("statistics", "[" * (2**22 + 1)),
+        ("unknown", 1),
+        ("draws", None),
+    ],
+)
+def test_an_instruction_that_is_none_is_refused_by_its_field(name: str, value: Any) -> None:
+    """Of another type, out of range, too long, unknown or missing: before anything is made of it."""
+    message = instruction()
+    fields = message.content.config_records["instruction"]
+    if value is None:
+        del fields[name]
+    else:
+        fields[name] = value
+    with pytest.raises(WireError, match=f"^{name} of an instruction is missing, unknown"):
+        wire.read_instruction(message)
 
 
 def test_a_contribution_arrives() -> None:
