@@ -1,0 +1,1 @@
+"""What the coordinator keeps of a run's keys and dealings, and which of them it takes from whom."""

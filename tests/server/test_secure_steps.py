@@ -1,0 +1,1 @@
+"""The coordinator's steps of a slot, one by one, with hospitals that train nothing."""
