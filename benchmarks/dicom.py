@@ -3,9 +3,9 @@
     python benchmarks/dicom.py [--quick]
 
 First pass: open a hospital that was never opened (find, check, decode, map, resample, cache), as it is done,
-with the child process that reads, and without it. Cached: open it again and touch every row. One thread; the
-sides take turns, each ratio a median of wall times. The processor ratio counts parent and child together:
-what the first pass comes to where nothing runs beside it.
+with a child process for each processor, and without any. Cached: open it again and touch every row. The sides
+take turns, each ratio a median of wall times; bare reads one file after the other. The processor ratio counts
+parent and children together: what the first pass comes to where nothing runs beside it.
 The last line is one JSON object; a ratio above 1 is faster than bare.
 """
 
@@ -96,7 +96,7 @@ def hospital(folder: Path, syntax: uid.UID, images: int) -> list[Path]:
 
 
 def measure(folder: Path, paths: list[Path], rounds: int) -> dict[str, float]:
-    """Return images per second bare, the median ratios to it, and what the child adds to an image."""
+    """Return images per second bare, the median ratios to it, and what children add to an image."""
     taken: dict[str, list[tuple[float, float]]] = {side: [] for side in ("bare", "first", "here", "cached")}
     for _ in range(rounds):
         taken["bare"].append(_seconds(lambda: [dcmread(path).pixel_array for path in paths]))

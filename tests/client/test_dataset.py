@@ -60,6 +60,34 @@ def equal(one: Hospital, other: Hospital) -> bool:
     )
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_how_many_images_are_read_at_once_changes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Nor which of copies that are read together is the case: the first whose pixels are there."""
+    rows = (folder / "labels.csv").read_text()
+    write(folder / "copy/1.dcm", np.full((12, 12), 7, np.uint16), PatientID="Secret^0")
+    whole = (folder / "copy/1.dcm").read_bytes()
+    for number in (2, 3):
+        (folder / f"copy/{number}.dcm").write_bytes(whole)
+    (folder / "copy/1.dcm").write_bytes(whole[:-9])
+    rows += "".join(f"copy/{number}.dcm,normal\n" for number in (1, 2, 3))
+    (folder / "labels.csv").write_text(rows)
+    found = []
+    for at_once, state in ((1, tmp_path / "one"), (count, tmp_path / "several")):
+        monkeypatch.setattr("client.image_child.cores", lambda at_once=at_once: at_once)
+        state.mkdir()
+        (state / "site.key").write_bytes(bytes(range(32)))
+        found.append((open_hospital(folder, DATA, TASK, state=state), (state / "quarantine.csv").read_text()))
+    (one, left_out), (several, left_out_of_several) = found
+    assert equal(one, several)
+    assert left_out == left_out_of_several
+    assert [line.split(",")[:2] for line in left_out.splitlines() if "copy" in line] == [
+        ["copy/1.dcm", "truncated"],
+        ["copy/3.dcm", "duplicate"],
+    ]
+
+
 def test_every_image_is_there_once_and_split_by_patient(folder: Path) -> None:
     """All 24 images are on one side each, no patient on both, and pixels are those of `read_image`."""
     hospital = open_hospital(folder, DATA, TASK)

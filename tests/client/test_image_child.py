@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from pydicom.encaps import encapsulate
 
 from client import image_child
 from client.dicom import open_instance, read_image
-from client.image_child import ImageChild
+from client.image_child import ImageChild, ImageChildren
 from common.errors import Refused
 from tests.client.dicom_files import dataset, write
 
@@ -60,6 +62,44 @@ def test_a_child_that_dies_costs_the_file_that_it_had_open(tmp_path: Path) -> No
                 image.pixels(size=32, channels=1)
         with images.open(tmp_path / "a.dcm") as image:
             assert image.pixels(size=32, channels=1).shape == (1, 32, 32)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes /proc")
+def test_a_child_has_nothing_open_but_its_file(tmp_path: Path) -> None:
+    """Of its parent's files, pipes and other children a decoder that a file takes over has none."""
+    write(tmp_path / "a.dcm", PIXELS)
+    with (
+        (tmp_path / "secret").open("w"),
+        ImageChild() as other,
+        ImageChild() as images,
+        other.open(tmp_path / "a.dcm") as first,
+        images.open(tmp_path / "a.dcm") as image,
+    ):
+        assert first.header.to_json() == image.header.to_json()
+        there = Path(f"/proc/{images._child}/fd")
+        opened = {int(one.name): os.readlink(one) for one in there.iterdir()}
+    files = sorted(where for number, where in opened.items() if number > 2 and not where.startswith("pipe:"))
+    assert files == [str(tmp_path / "a.dcm")]
+    assert len(opened) - 3 - len(files) == 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Each child has a file; one that dies costs the others nothing, and another takes its place."""
+    monkeypatch.setattr(image_child, "cores", lambda: count)
+    write(tmp_path / "a.dcm", PIXELS, PatientID="P")
+    expected = read_image(tmp_path / "a.dcm", size=32, channels=1).pixels
+    with ImageChildren() as images:
+        assert images.at_once == count
+        for _ in range(2):
+            with ExitStack() as stack:
+                opened = [stack.enter_context(images.open(tmp_path / "a.dcm")) for _ in range(count)]
+                assert all(image.header.PatientID == "P" for image in opened)
+                os.kill(opened[0]._child._child, signal.SIGABRT)
+                answers = [image.ask(size=32, channels=1) for image in opened]
+                assert all(torch.equal(answer(), expected) for answer in answers[1:])
+                with pytest.raises(Refused, match="unreadable"):
+                    answers[0]()
 
 
 def test_a_file_has_so_much_processor_time_and_no_more(
