@@ -19,7 +19,7 @@ MOST_OBJECTS, DEEPEST = 1024, 8
 PIECE = "ArrayChunk"
 """What Flower calls a piece of an array."""
 LONGEST_RECORDS = 2**23
-"""Bytes of one message beside the pieces of its arrays: what is read of them takes up to fifty times as many."""
+"""Bytes of one message beside the pieces of its arrays: read, they take up to fifty times as many."""
 
 
 def identifiers(tree: ObjectTree) -> list[str]:
@@ -67,7 +67,7 @@ def unpacked_length(root: str, contents: Mapping[str, bytes]) -> int:
 
 
 def _read(content: bytes) -> tuple[str, Iterable[str], int]:
-    """Return an object's kind, whom it names, each as often as it does (Flower's `deflate`), and its length."""
+    """Return an object's kind, whom it names, as often as it does (Flower's `deflate`), and its length."""
     kind, children, body_length = get_object_head_values_from_object_content(content)
     body = content[len(content) - body_length :]
     if kind == "Array":

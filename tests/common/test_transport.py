@@ -60,7 +60,7 @@ def test_a_message_that_is_too_long_is_refused_before_it_is_whole(message: Messa
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_what_is_no_array_is_bounded_whatever_the_limit(message: Message, times: int) -> None:
-    """Seven MiB of whole numbers are fifty times as much once they are read; named three times, three times."""
+    """Seven MiB of whole numbers take fifty times as much to read; named three times, three times that."""
     numbers = ConfigRecord({"numbers": [1000 + place % 1000 for place in range(7 * 2**19)]})
     message.content.update({f"more-{place}": numbers for place in range(times)})
     parcel, pushed = pieces(message)
