@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from client.folder import Progress, Reading, Source, Tensors, read_folder, state_of
@@ -73,6 +73,8 @@ class Hospital:
     features; where the federation standardises these (`standardise` in [data])."""
     groups: tuple[Int[Tensor, "learned"], Int[Tensor, "tested"]] | None = None
     """The group of each case of both sides, used as a whole or not at all; None: each case by itself."""
+    columns_learned: Float64[Tensor, "learned column"] | None = None
+    """Numeric columns as `measured` has them, of all registered cases to learn from, whatever is asked."""
     least: int = 1
     """Patients below which a count is not told, and a class counts as not there."""
     told: wire.Census | None = None
@@ -239,7 +241,8 @@ def _joined(
     hospital = Hospital(name, *_concatenated(parts), census, secret, measured, _groups(parts))
     hospital = replace(hospital, parts=tuple(secrets), features=_alike(readings))
     if measured:
-        return replace(hospital, measured=replace(measured, groups=hospital.groups))
+        measured = replace(measured, groups=hospital.groups)
+        return replace(hospital, measured=measured, columns_learned=measured.adaptation.inputs)
     return hospital
 
 

@@ -4,7 +4,8 @@ Values standardised by them are what a network sees. Whoever chooses them freely
 until a single patient shows, so:
 
 - one meta-training has one set of statistics, in every round;
-- a column's first mean and deviation must fit this hospital's own rows. If they are those of N values, n of
+- a column's first mean and deviation must fit this hospital's own rows, all of them: rows of classes that
+  a coordinator chose, and that are not here, fit anything. If they are those of N values, n of
   them here, the squares of these n, standardised, sum to at most N - 1: on average to less than N / n;
 - later ones are compared with the first, and not with the data: otherwise each answer would tell a
   coordinator something about the hospital's own means. For the same reason a first set that does not fit
@@ -44,7 +45,7 @@ def accept(state: Path, hospital: Hospital, statistics: Statistics, run: str | N
     `run` is None where no training asks. Raises PolicyError where the statistics are not the run's, or cannot
     be those of a federation that this hospital is in.
     """
-    assert hospital.measured is not None  # noqa: S101 - only such hospitals are sent statistics
+    assert hospital.columns_learned is not None  # noqa: S101 - only such hospitals are sent statistics
     name = hashlib.sha256(b"zamenis statistics" + hospital.secret).hexdigest()[:16]
     folder = state / FOLDER / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -55,7 +56,7 @@ def accept(state: Path, hospital: Hospital, statistics: Statistics, run: str | N
     if taken is not None:
         new = (taken.std == 0) & (statistics.std > 0)
         if new.any():
-            values = hospital.measured.adaptation.inputs.numpy()
+            values = hospital.columns_learned.numpy()
             taken = _joined(taken, statistics, new) if _fit(statistics, values, new) else None
             write_text(first, taken.to_json() if taken else "", mode=PRIVATE)
     if taken is None or not _near(statistics, taken):

@@ -7,7 +7,7 @@ names a thousand times is 5 GiB in memory. So what stands many times counts as o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
@@ -16,6 +16,10 @@ from common.errors import WireError
 
 MOST_OBJECTS, DEEPEST = 1024, 8
 """Objects of one message, and how deep they hang: message, records, record, array, piece (of 5 MiB) are 5."""
+PIECE = "ArrayChunk"
+"""What Flower calls a piece of an array."""
+LONGEST_RECORDS = 2**23
+"""Bytes of one message beside the pieces of its arrays: read, they take up to fifty times as many."""
 
 
 def identifiers(tree: ObjectTree) -> list[str]:
@@ -39,29 +43,35 @@ def identifiers(tree: ObjectTree) -> list[str]:
 def unpacked_length(root: str, contents: Mapping[str, bytes]) -> int:
     """Return how many bytes the objects that `root` names come to, each as often as it is named.
 
-    Whatever a parser raises is left to the caller, and so is KeyError where an object is missing.
+    WireError: those that are no pieces of arrays come to more than `LONGEST_RECORDS`. Whatever a parser
+    raises is left to the caller, and so is KeyError where an object is missing.
     """
-    lengths: dict[str, int] = {}
+    lengths: dict[str, tuple[int, int]] = {}
 
-    def length(identifier: str, depth: int) -> int:
+    def length(identifier: str, depth: int) -> tuple[int, int]:
         if depth > DEEPEST:
             raise WireError("a message's objects name each other in a circle.")
         if identifier not in lengths:
-            content = contents[identifier]
-            named = (length(child, depth + 1) for child in _named(content))
-            lengths[identifier] = len(content) + sum(named)
+            kind, named, size = _read(contents[identifier])
+            pieces, records = (size, 0) if kind == PIECE else (0, size)
+            for child in named:
+                below = length(child, depth + 1)
+                pieces, records = pieces + below[0], records + below[1]
+            lengths[identifier] = pieces, records
         return lengths[identifier]
 
-    return length(root, 1)
+    pieces, records = length(root, 1)
+    if records > LONGEST_RECORDS:
+        raise WireError(f"a message is longer than {LONGEST_RECORDS} bytes beside its arrays.")
+    return pieces + records
 
 
-def _named(content: bytes) -> Iterator[str]:
-    """Yield the identifiers that an object names, each as often as it does (Flower's `deflate`)."""
+def _read(content: bytes) -> tuple[str, Iterable[str], int]:
+    """Return an object's kind, whom it names, as often as it does (Flower's `deflate`), and its length."""
     kind, children, body_length = get_object_head_values_from_object_content(content)
     body = content[len(content) - body_length :]
     if kind == "Array":
-        yield from (children[index] for index in json.loads(body)["arraychunk_ids"])
+        children = [children[index] for index in json.loads(body)["arraychunk_ids"]]
     elif kind in ("ArrayRecord", "RecordDict"):
-        yield from json.loads(body).values()
-    else:
-        yield from children
+        children = json.loads(body).values()
+    return kind, children, len(content)

@@ -94,10 +94,12 @@ def fetch(tree: ObjectTree, pull_object: PullObject, *, limit: int = 0) -> Messa
 def put_together(tree: ObjectTree, contents: dict[str, bytes], *, limit: int = 0) -> Message:
     """Return the message of these objects by identifier.
 
-    Raises WireError where they are no message, or one longer than `limit` bytes (0: no limit).
+    Raises WireError where they are no message, or one longer than `limit` bytes (0: no limit) or, beside its
+    arrays, than any of ours.
     """
     try:
-        if limit and unpacked_length(tree.object_id, contents) > limit:
+        length = unpacked_length(tree.object_id, contents)
+        if limit and length > limit:
             raise _too_long(limit)
         message = inflate_object_from_contents(tree.object_id, contents)
     except WireError:

@@ -162,6 +162,22 @@ def test_another_label_over_nearly_the_same_patients_gives_nobody_away(tmp_path:
     assert sums[1] <= 50
 
 
+def test_statistics_fit_all_rows_whichever_classes_bring_them(tmp_path: Path) -> None:
+    """Nobody here is of the two classes of the first message: any statistics would fit, and be kept as first.
+
+    With them in place each column of the second message would be a million times as long.
+    """
+    home = hospital_of(tmp_path, table(80), (*THREE[:2], "rare", "rarer"))
+    stretched = columns.Statistics(np.zeros(4), np.full(4, 1e-6)).to_json()
+
+    def refused(run: str, classes: tuple[str, ...]) -> str:
+        config = asked(f"task.classes={list(classes)}", FEDERATION)
+        return wire.words_of(ask(home, wire.TRAIN, config, statistics=stretched, run=run, server_round=1))
+
+    assert "standardise" in refused("a", ("rare", "rarer"))
+    assert "standardise" in refused("b", THREE[:2])
+
+
 def test_an_erased_patient_stops_every_message_at_once(tmp_path: Path) -> None:
     """And once it is registered, the whole group of who left is silent; sums differ by a floor."""
     home, folder = hospital_of(tmp_path, table(60)), tmp_path / "data"

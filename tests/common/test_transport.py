@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -56,6 +56,19 @@ def test_a_message_that_is_too_long_is_refused_before_it_is_whole(message: Messa
     with pytest.raises(WireError, match="longer than the 1 MiB"):
         transport.fetch(parcel.tree, pull, limit=2**20)
     assert len(asked) < len(pushed)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_is_no_array_is_bounded_whatever_the_limit(message: Message, times: int) -> None:
+    """Seven MiB of whole numbers take fifty times as much to read; named three times, three times that."""
+    numbers = ConfigRecord({"numbers": [1000 + place % 1000 for place in range(7 * 2**19)]})
+    message.content.update({f"more-{place}": numbers for place in range(times)})
+    parcel, pushed = pieces(message)
+    if times == 1:
+        assert len(transport.put_together(parcel.tree, pushed).content) == len(message.content)
+        return
+    with pytest.raises(WireError, match="longer than 8388608 bytes beside its arrays"):
+        transport.put_together(parcel.tree, pushed)
 
 
 def test_pieces_that_never_come_or_do_not_fit_are_told(message: Message) -> None:
