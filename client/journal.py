@@ -16,14 +16,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import PRIVATE
+from common.files import in_place
 from common.machine import lock_now, unlock
 
 BETWEEN = 5.0
@@ -123,7 +122,7 @@ class Journal:
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, open(path, "a+b", opener=partial(os.open, mode=PRIVATE)))
+    return cast(BinaryIO, open(path, "a+b", opener=in_place))
 
 
 def _locked(file: BinaryIO) -> bool:
