@@ -239,7 +239,7 @@ def test_a_damaged_policy_ends_a_registration_before_anything_is_read(home: Home
 def test_a_link_of_a_workers_empties_no_file_of_the_nodes(home: Home, tmp_path: Path, link: str) -> None:
     """A worker that was taken over writes where its state is; `register` has all rights of the operator."""
     folder = tmp_path / "archive"
-    write_hospital(folder, 24)
+    write_hospital(folder, 60)
     register(home, folder, label="finding")
     key = next(path for path in home.directory.rglob("*identity*") if path.is_file())
     before = key.read_bytes()
