@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -41,7 +41,10 @@ class Journal:
         """What an earlier pass left, by name: the row of its pixels here, or -1, and what is known."""
         opened = _open(folder / "fresh.jsonl")
         if _locked(opened):
-            self._lines, self._pixels = opened, _open(folder / "fresh.pixels")
+            with ExitStack() as unless_whole:
+                unless_whole.enter_context(opened)
+                self._lines, self._pixels = opened, _open(folder / "fresh.pixels")
+                unless_whole.pop_all()
             self._recover()
         else:
             opened.close()
