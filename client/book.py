@@ -16,7 +16,7 @@ from typing import Any
 
 from client.rows import Group, Record, Row, Use
 from common.errors import DataError
-from common.files import PRIVATE, write_text
+from common.files import PRIVATE, in_place, write_text
 from common.machine import lock
 
 FORMAT = 1
@@ -94,7 +94,7 @@ class Book:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.path.with_suffix(".lock").open("w") as file:
+        with open(self.path.with_suffix(".lock"), "ab", opener=in_place) as file:
             lock(file.fileno())
             yield
 

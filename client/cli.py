@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from client.policy import policy_of
 from client.status import status
 from common import service, terminal
 from common.errors import ServiceError
+from common.logs import log_aloud
 from common.sections import TaskName
 from common.terminal import ConsoleProgress, console
 
@@ -310,9 +310,7 @@ def _serve(home: Home) -> None:
     """Run the node in this process until a signal ends it."""
     from client.node import Node
 
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form)
-    logging.getLogger("zamenis").setLevel(logging.INFO)
+    log_aloud("%(asctime)s %(levelname)s %(message)s")
     with service.hold(folder=home.directory, name=SERVICE):
         node = Node(home)
 

@@ -63,9 +63,27 @@ def check_floors(policy: Policy, tasks: Sequence[Episode], training: Training, a
         support, *query = (_patients(side) for side in _sides(episode, algorithm))
         if min(least_patients(support, batch_size), *query, support) < policy.min_step_patients:
             raise PolicyError("min-step-patients")
-    behind = [side.patients for episode in tasks for side in _sides(episode, algorithm)]
-    if len(torch.unique(torch.cat(behind))) < policy.min_patients:
+    if _behind(tasks, training, algorithm) < policy.min_patients:
         raise PolicyError("min-patients")
+
+
+def _behind(tasks: Sequence[Episode], training: Training, algorithm: Algorithm) -> int:
+    """Return how many patients an update is of at the least.
+
+    Of a support those of its steps: each step has others until everybody was drawn once.
+    """
+    certain, partly = [torch.empty(0, dtype=torch.int64)], 0
+    for episode in tasks:
+        support, *query = (side.patients for side in _sides(episode, algorithm))
+        patients, certain = len(torch.unique(support)), [*certain, *query]
+        drawn = training.inner_steps * least_patients(patients, training.batch_size)
+        if algorithm.adapter or drawn >= patients:
+            certain.append(support)
+        else:  # at the worst, those whom the query has as well
+            asked = torch.unique(torch.cat([*query, support[:0]]))
+            both = len(torch.unique(support[torch.isin(support, asked)]))
+            partly = max(partly, len(asked) + drawn - both)
+    return max(partly, len(torch.unique(torch.cat(certain))))
 
 
 def _sides(episode: Episode, algorithm: Algorithm) -> Iterator[Cases]:

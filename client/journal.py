@@ -15,15 +15,14 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from functools import partial
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import PRIVATE
+from common.files import in_place
 from common.machine import lock_now, unlock
 
 BETWEEN = 5.0
@@ -42,7 +41,10 @@ class Journal:
         """What an earlier pass left, by name: the row of its pixels here, or -1, and what is known."""
         opened = _open(folder / "fresh.jsonl")
         if _locked(opened):
-            self._lines, self._pixels = opened, _open(folder / "fresh.pixels")
+            with ExitStack() as unless_whole:
+                unless_whole.enter_context(opened)
+                self._lines, self._pixels = opened, _open(folder / "fresh.pixels")
+                unless_whole.pop_all()
             self._recover()
         else:
             opened.close()
@@ -123,7 +125,7 @@ class Journal:
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, open(path, "a+b", opener=partial(os.open, mode=PRIVATE)))
+    return cast(BinaryIO, open(path, "a+b", opener=in_place))
 
 
 def _locked(file: BinaryIO) -> bool:

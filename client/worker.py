@@ -28,6 +28,7 @@ from client.confine import Walls, confine
 from client.reach import Reach
 from client.site import NodeConfig
 from common import transport
+from common.logs import OneLine
 from common.machine import hide_gpus
 
 logger = logging.getLogger("zamenis.node")
@@ -154,9 +155,10 @@ def _log_to(path: Path) -> None:
     """Log to a file, and what a person should know to the node's own log, which is this process's stderr."""
     aloud = logging.StreamHandler()
     aloud.setLevel(logging.WARNING)
-    form = "%(asctime)s %(levelname)s %(message)s"
     handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8"), aloud]
-    logging.basicConfig(level=logging.INFO, format=form, force=True, handlers=handlers)
+    for handler in handlers:
+        handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, force=True, handlers=handlers)
 
 
 def _leave_tracker() -> None:

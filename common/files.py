@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.errors import DataError
 from common.machine import lock
 
 SHARED, PRIVATE = 0o666, 0o600
@@ -40,6 +41,21 @@ def write_bytes(path: Path, content: bytes, *, mode: int = SHARED) -> None:
 def write_text(path: Path, text: str, *, mode: int = SHARED) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     write_bytes(path, text.encode(), mode=mode)
+
+
+def in_place(path: str, flags: int) -> int:
+    """Open a file, its owner's alone, as `opener` of `open`. DataError: a link stands in its place.
+
+    For files where a worker may write: a command follows no link of its to what a worker may not touch.
+    """
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DataError(
+            f"{path}: is a link, where a file of this node's own should be. Delete it, and look who made it."
+        ) from error
 
 
 @contextmanager

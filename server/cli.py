@@ -19,6 +19,7 @@ import typer
 from common import service, terminal
 from common.errors import ConfigError, LinkError, ServiceError
 from common.identity import in_two_lines
+from common.logs import log_aloud
 from common.terminal import ConsoleProgress, console
 from server.entry import Status
 from server.federation import Federation
@@ -354,9 +355,7 @@ def _tell(results: Mapping[str, Any], folder: Path) -> None:
 def _serve(federation: Federation) -> None:
     from server.gateway import serve
 
-    form = "%(asctime)s %(name)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form)
-    logging.getLogger("zamenis").setLevel(logging.INFO)
+    log_aloud("%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("flwr").setLevel(logging.WARNING)
     with service.hold(folder=federation.directory, name=SERVICE):
         serve(federation)

@@ -67,7 +67,7 @@ def application(federation: Federation) -> ASGIApp:
     def name_of(node_id: int) -> str:
         return next((entry.hospital for entry in roster.entries() if entry.node_id == node_id), str(node_id))
 
-    return Guard(superlink, enrolment, secret, name_of)
+    return Guard(superlink, enrolment, secret, name_of, roster.is_enrolled)
 
 
 def let_go(state: LinkState, roster: Roster) -> None:

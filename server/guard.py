@@ -26,6 +26,7 @@ from common.plain_http import LONGEST_BODY
 from server.allowance import Allowance
 from server.control import SECRET_HEADER
 from server.enrolment import Enrolment
+from server.sender import sender
 
 logger = logging.getLogger("zamenis.gateway")
 FLEET, CONTROL, RUNTIME = "/v1/fleet/", "/v1/control/", "/v1/runtime/"
@@ -39,6 +40,12 @@ LONGEST_REPLY = 2**17
 hospitals, the most that sum, are within what the coordinator reads at once (`LONGEST_BODY`)."""
 
 
+LONGEST_PIECE = 2**23
+"""Bytes of a piece of a hospital's reply; Flower's are of 5 MiB."""
+MOST_OF_STRANGERS = 2**27
+"""Bytes that requests to enrol and for the roster may come to at once: anybody can send, and never finish."""
+
+
 class Refusal(Exception):  # noqa: N818 - an answer, not a failure of ours
     """What a request is answered with in the SuperLink's place: a status and words."""
 
@@ -48,16 +55,24 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a failure of ours
 
 
 class Guard:
-    """ASGI: who may ask what."""
+    """ASGI: who may ask what. `enrolled` tells whether a node's key (DER) is an enrolled hospital's."""
 
     def __init__(
-        self, superlink: ASGIApp, enrolment: Enrolment, secret: bytes, name_of: Callable[[int], str]
+        self,
+        superlink: ASGIApp,
+        enrolment: Enrolment,
+        secret: bytes,
+        name_of: Callable[[int], str],
+        enrolled: Callable[[bytes], bool],
     ) -> None:
         self._superlink = superlink
         self._enrolment = enrolment
         self._secret = secret.hex()
         self._name_of = name_of
+        self._enrolled = enrolled
         self._allowance = Allowance()
+        self._strangers = 0
+        """Bytes of strangers' bodies that are being read."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer enrolment, pass on what is allowed, and know nothing of the rest."""
@@ -79,12 +94,15 @@ class Guard:
             await (await self._enrol(request))(request.scope, request.receive, send)
         elif not self._may_pass(request, path):
             raise Refusal(404, "not found")
+        elif path.startswith(FLEET) and not await asyncio.to_thread(self._is_a_hospitals, request):
+            raise Refusal(401, "not an enrolled hospital's node")
         elif path == REPLIES:
             await self._pass_reply(request, send)
         elif path in (PIECES, OWN_PIECES):
             await self._pass_piece(request, send, own=path == OWN_PIECES)
         else:
-            await self._superlink(request.scope, _bounded(request.receive, LONGEST_BODY), send)
+            longest = LONGEST_REPLY if path.startswith(FLEET) else LONGEST_BODY
+            await self._superlink(request.scope, _bounded(request.receive, longest), send)
 
     def _may_pass(self, request: Request, path: str) -> bool:
         if path.startswith(FLEET):
@@ -92,6 +110,10 @@ class Guard:
         if not path.startswith((CONTROL, RUNTIME)) or not _is_here(request):
             return False
         return hmac.compare_digest(request.headers.get(SECRET_HEADER, "").encode(), self._secret.encode())
+
+    def _is_a_hospitals(self, request: Request) -> bool:
+        key = sender(request.headers)
+        return key is not None and self._enrolled(key)
 
     async def _pass_reply(self, request: Request, send: Send) -> None:
         """Pass on a node's replies, which must be its own and answer something: Flower does not look."""
@@ -110,7 +132,7 @@ class Guard:
 
     async def _pass_piece(self, request: Request, send: Send, *, own: bool) -> None:
         """Pass on a piece and count it where it was taken; a hospital's not beyond its allowance."""
-        body = await _body_of(request, LONGEST_BODY)
+        body = await _body_of(request, LONGEST_BODY if own else LONGEST_PIECE)
         try:
             piece = PushObjectRequest.FromString(body)
         except Exception as error:  # as above
@@ -140,7 +162,14 @@ class Guard:
     async def _told(
         self, request: Request, tell: Callable[[bytes], tuple[int, bytes]], limit: int
     ) -> Response:
-        status, answer = await asyncio.to_thread(tell, await _body_of(request, limit))
+        if self._strangers + limit > MOST_OF_STRANGERS:
+            raise Refusal(503, "too many ask at once; ask again")
+        self._strangers += limit
+        try:
+            body = await _body_of(request, limit)
+        finally:
+            self._strangers -= limit
+        status, answer = await asyncio.to_thread(tell, body)
         return Response(answer, status, media_type="application/json")
 
 

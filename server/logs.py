@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from common.logs import OneLine
+
 
 def log_to(path: Path) -> None:
     """Send our log to `path`, readable by its owner alone: a traceback may quote a file's values.
@@ -30,14 +32,6 @@ def warnings_in(path: Path) -> list[tuple[str, str]]:
     except OSError:
         return []
     return re.findall(r"^[\d-]+ ([\d:]+),\d+ zamenis\S* (?:WARNING|ERROR) (.*)$", text, re.MULTILINE)
-
-
-class OneLine(logging.Formatter):
-    """Writes a message on one line, so that nobody's words in it look like another entry."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
-        """Return the entry before its traceback, which stands on lines of its own."""
-        return " ".join(super().formatMessage(record).splitlines())
 
 
 class Aloud(logging.Handler):

@@ -118,6 +118,14 @@ class Roster:
             ).fetchone()
             return Entry.of(row) if row else None
 
+    def is_enrolled(self, node_key: bytes) -> bool:
+        """Return whether a node's public key (DER) is an enrolled hospital's."""
+        with self._database.reading() as database:
+            row = database.execute(
+                "SELECT 1 FROM hospital WHERE node_key = ? AND status = ?", (node_key, Status.ENROLLED)
+            ).fetchone()
+            return row is not None
+
     def register(self, hospital: str, register_node: Callable[[bytes], int]) -> Entry:
         """Return an enrolled hospital's entry with Flower's number of its node, asked for once and kept.
 

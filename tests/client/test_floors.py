@@ -292,6 +292,20 @@ def refusal(
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_patients_whom_no_step_draws_stand_behind_nothing(name: str) -> None:
+    """One step of a batch of eight is eight patients' update, however many more a hospital has."""
+    few = ("training.batch-size=8", "training.inner-steps=1")
+    whole = ALGORITHMS[name].adapter is not None or ALGORITHMS[name].queries
+    assert refusal(name, (40, 40), *few) == ("" if whole else "min-patients")
+    assert refusal(name, (40, 40), "training.batch-size=8", "training.inner-steps=2") == ""
+    many = Policy(min_patients=50)
+    assert refusal(name, (40, 40), *few, policy=many) == (
+        "" if ALGORITHMS[name].adapter is not None else "min-patients"
+    )
+    assert refusal(name, (40, 40), "training.batch-size=8", "training.inner-steps=7", policy=many) == ""
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_fewer_patients_are_refused_by_key_whatever_the_algorithm(name: str) -> None:
     """Small batches, supports and queries by one key; few patients altogether by the other."""
     compares, asks, step = ALGORITHMS[name].adapter is not None, ALGORITHMS[name].queries, "min-step-patients"

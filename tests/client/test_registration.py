@@ -15,6 +15,7 @@ from client.home import Home, Keys, Registered
 from client.labels import class_values
 from client.registration import census_of, forget, register
 from common.errors import ConfigError, DataError
+from tests.client.dicom_files import write_hospital
 from tests.client.test_home import SETTINGS
 from tests.conftest import write_table_hospital
 
@@ -230,3 +231,23 @@ def test_a_damaged_policy_ends_a_registration_before_anything_is_read(home: Home
     with pytest.raises(ConfigError, match=r"policy\.toml: min-patients"):
         register(home, fresh(tmp_path / "a"), label="finding")
     assert not (home.state / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "link", ["rows/rows.lock", "data/*/cache/*/fresh.jsonl", "data/*/cache/*/fresh.pixels"]
+)
+def test_a_link_of_a_workers_empties_no_file_of_the_nodes(home: Home, tmp_path: Path, link: str) -> None:
+    """A worker that was taken over writes where its state is; `register` has all rights of the operator."""
+    folder = tmp_path / "archive"
+    write_hospital(folder, 60)
+    register(home, folder, label="finding")
+    key = next(path for path in home.directory.rglob("*identity*") if path.is_file())
+    before = key.read_bytes()
+    (place,) = home.state.glob(link)
+    place.unlink()
+    place.symlink_to(key)
+    with pytest.raises(DataError, match="is a link, where a file of this node's own should be"):
+        register(Home.load(home.directory), folder, label="finding")
+    assert key.read_bytes() == before
+    place.unlink()
+    assert register(Home.load(home.directory), folder, label="finding").use.groups

@@ -118,6 +118,22 @@ def test_a_worker_has_no_line_to_what_deletes_shared_memory(tmp_path: Path) -> N
     assert os.readlink(f"/proc/self/fd/{resource_tracker.getfd()}") not in opened
 
 
+def test_a_coordinators_words_are_one_line_of_a_workers_log(tmp_path: Path) -> None:
+    """A refusal names the label that was asked for, which can be anything."""
+    home, config = registered(tmp_path, "table"), configuration("table")
+    label = {"label": "x\n2026-11-27 04:00:00,000 INFO all is well\x1b[2J"}
+    asked = config.model_copy(update={"task": config.task.model_copy(update=label)})
+    node = config_of(home)
+    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
+    try:
+        assert worker.serve(messages(asked, (4,))[0]).has_error()
+    finally:
+        worker.stop()
+    log = (home.logs / "worker.log").read_text()
+    assert "registered for the label x 2026-11-27" in log
+    assert "\x1b" not in log
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone chooses whom it ends")
 def test_a_worker_is_ended_before_its_node_where_memory_runs_out(tmp_path: Path) -> None:
     """A coordinator's settings can take more than a machine has; what else runs there stays."""

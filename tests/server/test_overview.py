@@ -17,12 +17,12 @@ from client.home import Keys
 from common import service
 from common.enrolment import About
 from common.files import write_text
+from common.logs import OneLine
 from server import checkpoint, overview
 from server.app import CHECKPOINT
 from server.checkpoint import Checkpoint
 from server.cli import app
 from server.experiment.plan import Training
-from server.logs import OneLine
 from server.outer_loop import OuterState
 from server.runs import PROCESS, Run, new_run
 from tests.enrolling import Coordinator, application, coordinator
