@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.main
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +23,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from typer.core import TyperArgument
 
 from common.errors import ConfigError, ZamenisError
 
@@ -38,6 +40,17 @@ LEAST = 8
 """Characters that a column keeps, however many there are."""
 PHASE, BAR = 32, 20
 """Characters of a phase's name and of its bar: with spinner, counts and time they fit."""
+
+
+class _Argument(TyperArgument):
+    """An argument whose help is shown: click from 8.4 on empties what typer 0.20 has set."""
+
+    def __init__(self, *, help: str | None = None, **others: Any) -> None:  # noqa: A002 - typer's name
+        super().__init__(**others)
+        self.help = help
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 errors = Console(stderr=True)
