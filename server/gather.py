@@ -36,7 +36,9 @@ UNCONFIRMED = frozenset(
 """What a hospital says that has too few others confirmed."""
 LASTING = (
     UNCONFIRMED
-    | frozenset(wire.WORDS[code] for code in (wire.REFUSED, wire.FORBIDDEN, wire.UNKNOWN_PROTOCOL))
+    | frozenset(
+        wire.WORDS[code] for code in (wire.REFUSED, wire.FORBIDDEN, wire.UNKNOWN_PROTOCOL, wire.UNFIT)
+    )
     | {
         WORDS[reason]
         for reason in (
