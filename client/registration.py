@@ -104,6 +104,9 @@ def register(
             f"zamenis-hospital forget {one}."
         )
     private = state.expanduser().resolve() if state else _state_of(home, folder)
+    for entry in known:
+        if entry.state == str(private) and entry.folder != str(folder):
+            raise ConfigError(f"--state {private}: is kept for {entry.folder}. Name another for {folder}.")
     entry = validate(
         Registered,
         {
