@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +30,9 @@ from common.errors import ConfigError, ZamenisError
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C, into which Typer turns a KeyboardInterrupt."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk says that is full, or full for this user."""
 
 COLUMNS = 80
 """Of the narrowest terminal."""
@@ -113,7 +117,9 @@ def run(app: typer.Typer, *, interrupted: str) -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         errors.print("[bold red]Error[/]", end=" ")
-        told = f"{error.filename or 'this machine'}: {error.strerror}."
+        told = f"{error.filename or 'this machine'}: {error.strerror}." + " Make room." * (
+            error.errno in FULL
+        )
         errors.print(told, markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as end:
