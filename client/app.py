@@ -23,7 +23,7 @@ from common import weights, wire
 from common.algorithms import ALGORITHMS
 from common.columns import Statistics
 from common.config import from_json
-from common.errors import PolicyError, ProtocolError, TooSmallError, WireError, ZamenisError
+from common.errors import PolicyError, ProtocolError, TooSmallError, UnfitError, WireError, ZamenisError
 from common.weights import Weights
 from common.wire import Instruction
 
@@ -56,6 +56,8 @@ def _code(error: ZamenisError, context: Context) -> int:
         return wire.FORBIDDEN
     if isinstance(error, ProtocolError):
         return wire.UNKNOWN_PROTOCOL
+    if isinstance(error, UnfitError):
+        return wire.UNFIT
     return wire.TOO_SMALL if isinstance(error, TooSmallError) and _explains(context) else wire.REFUSED
 
 

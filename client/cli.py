@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.acquaintance import ask
 from client.enrol import join as enrol
 from client.home import SERVICE, Home
 from client.introductions import not_known, wrapped
@@ -20,7 +21,7 @@ from client.options import HERE, Directory
 from client.policy import policy_of
 from client.status import status
 from common import service, terminal
-from common.errors import ServiceError
+from common.errors import EnrolmentError, ServiceError
 from common.logs import log_aloud
 from common.sections import TaskName
 from common.terminal import ConsoleProgress, console
@@ -208,8 +209,9 @@ def start(
     elif foreground:
         _serve(home)
     else:
-        unknown = not_known(home.roster(home.peers()).peers)  # of a damaged file before anything runs
+        home.peers()  # tells of a damaged file before anything runs
         _start(home, argv)
+        unknown = _unknown(home)
         console.print("  zamenis-hospital status tells how it is; its log is logs/node.log.", highlight=False)
         if not home.settings.data:
             terminal.plain("  Nothing is registered yet: zamenis-hospital register FOLDER --label NAME")
@@ -294,6 +296,15 @@ def _start(home: Home, argv: list[str], patience: float = 30.0) -> None:
         return
     because = f": {told.why}" if told.why else "."
     terminal.plain(f"{home.settings.site} runs (process {pid}) and is not connected: {told.state}{because}")
+
+
+def _unknown(home: Home) -> list[str]:
+    """Return whom this hospital has yet to confirm: as the coordinator answers, else as it last did."""
+    try:
+        peers = ask(home)
+    except EnrolmentError:
+        peers = home.peers()
+    return not_known(home.roster(peers).peers)
 
 
 def _refuse_root(home: Home, *, owner: bool) -> None:

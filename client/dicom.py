@@ -7,6 +7,7 @@ The file is opened and its header checked, the middle frame decoded (`client.fra
 from __future__ import annotations
 
 import logging
+import os
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +77,8 @@ class Instance:
 @contextmanager
 def open_instance(path: Path | str) -> Iterator[Instance]:
     """Open the file at `path` and read its header; raises Refused, whatever is wrong with it."""
+    if not os.path.isfile(path):  # a pipe, which would keep its reader waiting, a socket, a broken link
+        raise refuse(Reason.UNREADABLE, "Remove it: it is no file that could be read.")
     with _refusing(), open(path, "rb") as file:
         yield Instance(file)
 

@@ -25,7 +25,7 @@ from client.cache import Cache
 from client.cells import as_path
 from client.image_child import image_reader
 from client.journal import BETWEEN
-from client.labels import ONE_BY_ONE, read_labels
+from client.labels import ONE_BY_ONE, label_file, read_labels
 from client.masks import Masks
 from client.preflight import Quarantined, Reason, find_files, quarantine_of, write_quarantine
 from client.remarks import about_table
@@ -111,11 +111,9 @@ def read_folder(
     folder = source.folder
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder. Name the hospital's folder.")
-    if source.labels or (folder / "labels.csv").is_file():
-        return _images(source, data, task, caches, progress)
-    if (folder / "schema.toml").is_file():
+    if label_file(folder, source.labels) == folder / "table.csv":
         return _table(source, data, task)
-    raise DataError(f"{folder}: has neither labels.csv (images) nor schema.toml (a table); see docs/data.md.")
+    return _images(source, data, task, caches, progress)
 
 
 def _images(source: Source, data: Data, task: Task, caches: ExitStack, progress: Progress | None) -> Reading:

@@ -94,9 +94,16 @@ def class_values(folder: Path, labels: Path | None, label: str) -> tuple[str, ..
 
 
 def label_file(folder: Path, labels: Path | None = None) -> Path:
-    """Return the file with a hospital's labels: the one named, its labels.csv, or its table."""
+    """Return the file with a hospital's labels: the one named, its labels.csv, or its table.
+
+    DataError: the folder is no hospital's.
+    """
     own = folder / "labels.csv"
-    return labels or (own if own.is_file() else folder / "table.csv")
+    if labels or own.is_file():
+        return labels or own
+    if (folder / "schema.toml").is_file():
+        return folder / "table.csv"
+    raise DataError(f"{folder}: has neither labels.csv (images) nor schema.toml (a table); see docs/data.md.")
 
 
 def read_sheet(path: Path) -> Sheet:

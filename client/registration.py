@@ -81,7 +81,8 @@ def register(
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder. Name the folder with the hospital's data.")
+        fault = "is a file" if folder.exists() else "there is no such folder"
+        raise DataError(f"{folder}: {fault}. Name the folder with the hospital's data.")
     policy_of(home.policy)  # a damaged one ends this before a long reading
     known = [one for one in home.settings.data if (one.folder, one.label) != (str(folder), label)]
     beside = [one for one in known if (one.kind, one.label) == (kind, label)]
@@ -104,6 +105,9 @@ def register(
             f"zamenis-hospital forget {one}."
         )
     private = state.expanduser().resolve() if state else _state_of(home, folder)
+    for entry in known:
+        if entry.state == str(private) and entry.folder != str(folder):
+            raise ConfigError(f"--state {private}: is kept for {entry.folder}. Name another for {folder}.")
     entry = validate(
         Registered,
         {

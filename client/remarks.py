@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from client.cells import NOT_MEASURED, PLACEHOLDERS, alike, class_of, without_zeros
+from client.cells import NOT_MEASURED, PLACEHOLDERS, alike, class_of, comparable, without_zeros
 from client.tables import Table
 from common.sections import Task
 
@@ -14,6 +14,8 @@ LONGEST_KEY = 32
 """Digits to which a key is filled up with zeros."""
 MANY_CATEGORIES = 20
 """More than this may be names, dates or numbers that were taken for categories."""
+ROWS_A_VALUE = 5
+"""With so many rows of a value, on average, it is no chance that a column tells the label."""
 MOST_KEYS = 1000
 """Keys that are tried so; more would tell no more."""
 
@@ -43,7 +45,12 @@ def about_classes(labels: Sequence[str], task: Task) -> list[str]:
 
 def about_table(table: Table, task: Task, usable: Iterable[int]) -> list[str]:
     """Return what is doubtful about a table, of whose rows `usable` can be used."""
-    told = [*about_classes([cells[0] for cells in table.labels], task), *_about_categories(table)]
+    usable = list(usable)
+    told = [
+        *about_classes([cells[0] for cells in table.labels], task),
+        *_about_categories(table),
+        *_about_answers(table, task, usable),
+    ]
     if not table.schema.patient:
         return [*told, *_about_copies((table.contents[row], str(table.labels[row])) for row in usable)]
     patients = [(table.patients[row], without_zeros(table.patients[row])) for row in usable]
@@ -58,6 +65,30 @@ def _about_categories(table: Table) -> list[str]:
         for name, categories in table.schema.categorical.items()
         if len(categories) > MANY_CATEGORIES
     ]
+
+
+def _about_answers(table: Table, task: Task, usable: Sequence[int]) -> list[str]:
+    """Return which columns tell the class: each value of theirs stands with one alone."""
+    if task.kind != "classification":
+        return []
+    labels = [class_of(table.labels[row][0], task.classes) for row in usable]
+    told = []
+    for name in (*table.schema.numeric, *table.schema.categorical):
+        cells = table.sheet.column(name, purpose="a feature")
+        pairs = [
+            (comparable(cells[row]), label)
+            for row, label in zip(usable, labels, strict=True)
+            if cells[row].lower() not in NOT_MEASURED
+        ]
+        class_by_value = dict(pairs)
+        tells = all(class_by_value[value] == label for value, label in pairs)
+        often = len(pairs) >= max(ROWS_A_VALUE * len(class_by_value), len(usable) / 2)
+        if tells and often and len(set(class_by_value.values())) > 1:
+            told.append(
+                f"{name} tells the {task.label}: whoever has the same value of it has the same class. Where"
+                " it is that diagnosis in other words, take it out of schema.toml"
+            )
+    return told
 
 
 def about_patients(

@@ -59,7 +59,7 @@ def _node(home: Home) -> dict[str, str]:
         "because": told.why,
         "NOT CONFINED": f"the worker is not kept from {told.open}" if told.open else "",
         "run": _work(told.work) if told.work else "",
-        "answered": f"{told.answered} messages since it started",
+        "answered": f"{told.answered} message{'s' * (told.answered != 1)} since it started",
     }
 
 

@@ -2,6 +2,7 @@
 
 ZamenisError
 ├── ConfigError       a configuration file or command line that cannot mean anything
+│   └── UnfitError    a network that does not read what a hospital has, images or tables
 ├── DataError         a hospital's folder that cannot be used at all
 │   ├── Refused       one file that is left out of a run, with its reason; never stops anything
 │   ├── TooSmallError a hospital with too few patients for a run; the others go on without it
@@ -35,6 +36,10 @@ class ZamenisError(Exception):
 
 class ConfigError(ZamenisError):
     """A configuration that cannot mean anything."""
+
+
+class UnfitError(ConfigError):
+    """A network for images where a hospital has a table, or the other way round."""
 
 
 class DataError(ZamenisError):

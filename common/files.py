@@ -19,7 +19,10 @@ SHARED, PRIVATE = 0o666, 0o600
 
 @contextmanager
 def atomic(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success it replaces `path`, on any failure nothing is left."""
+    """Yield a temporary path to write to; on success it replaces `path`, on any failure nothing is left.
+
+    An OSError of writing names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
@@ -28,6 +31,10 @@ def atomic(path: Path, *, mode: int = SHARED) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if (error.filename2 or error.filename or temporary) in (temporary, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

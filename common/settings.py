@@ -23,8 +23,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}. Mend that line.") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text. Name a TOML file that exists.") from error
+        raise ConfigError(f"{path}: cannot be read as text. Name a TOML file.") from error
 
 
 def validate(kind: type[S], tree: Mapping[str, Any], source: str) -> S:

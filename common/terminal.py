@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.main
 from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.progress import (
@@ -22,11 +24,15 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from typer.core import TyperArgument
 
 from common.errors import ConfigError, ZamenisError
 
 INTERRUPTED = 130
 """Exit code of Ctrl-C, into which Typer turns a KeyboardInterrupt."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk says that is full, or full for this user."""
 
 COLUMNS = 80
 """Of the narrowest terminal."""
@@ -38,6 +44,17 @@ LEAST = 8
 """Characters that a column keeps, however many there are."""
 PHASE, BAR = 32, 20
 """Characters of a phase's name and of its bar: with spinner, counts and time they fit."""
+
+
+class _Argument(TyperArgument):
+    """An argument whose help is shown: click from 8.4 on empties what typer 0.20 has set."""
+
+    def __init__(self, *, help: str | None = None, **others: Any) -> None:  # noqa: A002 - typer's name
+        super().__init__(**others)
+        self.help = help
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 errors = Console(stderr=True)
@@ -100,7 +117,9 @@ def run(app: typer.Typer, *, interrupted: str) -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         errors.print("[bold red]Error[/]", end=" ")
-        told = f"{error.filename or 'this machine'}: {error.strerror}."
+        told = f"{error.filename or 'this machine'}: {error.strerror}." + " Make room." * (
+            error.errno in FULL
+        )
         errors.print(told, markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except SystemExit as end:

@@ -52,7 +52,7 @@ LONGEST_TEXTS = {"config": 2**18, "statistics": 2**22, "recipe": 2**10}
 RAW = "zamenis.float32.le"
 """How weights are serialised; Flower's own form parses a Python literal for every array."""
 REFUSED, FAILED, FORBIDDEN, UNKNOWN_PROTOCOL, LOST, INSECURE = 1001, 1002, 1003, 1004, 1005, 1006
-TOO_SMALL = 1007
+TOO_SMALL, UNFIT = 1007, 1008
 """Error codes of a hospital's refusal, each with a sentence of ours in `WORDS`."""
 SUMS = ("loss-sum", "episodes", "weight", "within")
 """What a contribution has beside its delta."""
@@ -63,6 +63,7 @@ WORDS = {
     FORBIDDEN: "its policy does not allow it.",
     UNKNOWN_PROTOCOL: "it runs another version of Zamenis; install the same on both sides.",
     INSECURE: "it refuses a step of secure aggregation; logs/node.log there says which.",
+    UNFIT: "model.name is for images and its data are a table, or the other way round; choose another.",
     TOO_SMALL: "it has too few patients for this run.",
     LOST: "the process that computed there was lost with its message; the next message finds another.",
 }

@@ -145,7 +145,7 @@ def roster(directory: Directory = HERE) -> None:
         (
             entry.hospital,
             str(entry.status),
-            seen.get(entry.node_id, "-"),
+            "?" if seen is None else seen.get(entry.node_id, "-"),
             in_two_lines(entry.fingerprint) or "-",
         )
         for entry in entries
@@ -206,7 +206,7 @@ def status(directory: Directory = HERE) -> None:
             "version": version("zamenis"),
             "service": "running" if running else "not running; zamenis-coordinator start",
             "certificate": f"ends {federation.certificate_ends():%Y-%m-%d}",
-            "to accept": ", ".join(_pending(federation)),
+            "to accept": ", ".join(_having(federation, Status.PENDING)),
         }
     )
     known = all_runs(federation)
@@ -217,7 +217,9 @@ def status(directory: Directory = HERE) -> None:
         rows = overview.of_hospitals(here, _by_name(federation), about)
         terminal.table(("hospital", "seen", "version", "has yet to confirm"), rows)
     else:
-        terminal.plain("No hospital is enrolled; zamenis-coordinator admit HOSPITAL")
+        invited = ", ".join(_having(federation, Status.INVITED))
+        waits = f"; invited: {invited}" if invited else "; zamenis-coordinator admit HOSPITAL"
+        terminal.plain(f"No hospital is enrolled{waits}")
 
 
 @app.command()
@@ -269,7 +271,10 @@ def runs(directory: Directory = HERE) -> None:
             continue
         named = ", ".join(config.experiment.algorithms)
         rows.append((one.name, str(one.end.state), str(config.training.rounds), named, hospitals))
-    terminal.table(("run", "state", "rounds", "algorithms", "hospitals"), rows)
+    if rows:
+        terminal.table(("run", "state", "rounds", "algorithms", "hospitals"), rows)
+    else:
+        terminal.plain("No run has been begun; zamenis-coordinator run CONFIG")
 
 
 @app.command()
@@ -306,25 +311,27 @@ def export(
 ONLINE = "connected"
 
 
-def _by_name(federation: Federation) -> dict[str, str]:
-    """Return when each enrolled hospital was last seen, by name; nothing while the service is away."""
+def _by_name(federation: Federation) -> dict[str, str] | None:
+    """Return when each enrolled hospital was last seen, by name; None while the service does not answer."""
     seen = _last_seen(federation)
+    if seen is None:
+        return None
     entries = Roster(federation.roster).entries()
     return {entry.hospital: seen[entry.node_id] for entry in entries if entry.node_id in seen}
 
 
-def _pending(federation: Federation) -> list[str]:
-    entries = Roster(federation.roster).entries()
-    return [one.hospital for one in entries if one.status is Status.PENDING]
+def _having(federation: Federation, status: Status) -> list[str]:
+    return [one.hospital for one in Roster(federation.roster).entries() if one.status is status]
 
 
-def _last_seen(federation: Federation) -> dict[int, str]:
+def _last_seen(federation: Federation) -> dict[int, str] | None:
+    """Return when each node was last seen; None while the service, which alone knows, does not answer."""
     from server.control import Control
 
     try:
         nodes = Control(federation).nodes()
     except LinkError:
-        return {}
+        return None
     told = {}
     for node in nodes:
         if node.status == "online":

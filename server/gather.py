@@ -34,9 +34,12 @@ UNCONFIRMED = frozenset(
     for reason in (Reason.BAD_THRESHOLD, Reason.SPARSE_GRAPH, Reason.SPLIT_VIEWS, Reason.TOO_FEW_HONEST)
 )
 """What a hospital says that has too few others confirmed."""
+CONFIRM = "too few of the others are confirmed there, which `zamenis-hospital confirm` mends: "
 LASTING = (
     UNCONFIRMED
-    | frozenset(wire.WORDS[code] for code in (wire.REFUSED, wire.FORBIDDEN, wire.UNKNOWN_PROTOCOL))
+    | frozenset(
+        wire.WORDS[code] for code in (wire.REFUSED, wire.FORBIDDEN, wire.UNKNOWN_PROTOCOL, wire.UNFIT)
+    )
     | {
         WORDS[reason]
         for reason in (
@@ -85,7 +88,7 @@ class Gathered:
         """Return why each site that is missing is, those with the same reason together."""
         sites: dict[str, list[str]] = {}
         for site, words in sorted(self.missing.items()):
-            first = "too few of the others are confirmed there: " if words in UNCONFIRMED else ""
+            first = CONFIRM if words in UNCONFIRMED else ""
             sites.setdefault(first + words.rstrip("."), []).append(site)
         return "\n".join(f"  {', '.join(names)}: {words}." for words, names in sites.items())
 

@@ -105,12 +105,16 @@ def _left_out(history: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def of_hospitals(
-    enrolled: Collection[str], seen: Mapping[str, str], about: Mapping[str, About]
+    enrolled: Collection[str], seen: Mapping[str, str] | None, about: Mapping[str, About]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yield for each enrolled hospital: name, when it was seen, its version, whom it has to confirm still."""
+    """Yield for each enrolled hospital: name, when it was seen, its version, whom it has to confirm still.
+
+    `seen` is None where nobody can tell.
+    """
     for name in sorted(enrolled):
         told = about.get(name)
         left = sorted(set(enrolled) - {name, *told.knows}) if told else []
         names = ", ".join(left) if len(left) <= MOST_NAMES else f"{len(left)} of {len(enrolled) - 1}"
         confirms = (names or "-") if told else "?"
-        yield name, seen.get(name, "never"), told.version if told else "?", confirms
+        last = "?" if seen is None else seen.get(name, "never")
+        yield name, last, told.version if told else "?", confirms

@@ -98,7 +98,11 @@ class Source:
         return dict(sorted(sites.items()))
 
     def report(self, folder: Path) -> None:
-        """Write `folder`/skipped.csv (line, reason) if rows were left out; raise DataError if all were."""
+        """Write `folder`/skipped.csv (line, reason) if rows were left out, else let none stand.
+
+        Raises DataError where all were.
+        """
+        (folder / "skipped.csv").unlink(missing_ok=True)
         if self.skipped:
             folder.mkdir(parents=True, exist_ok=True)
             write_csv(folder / "skipped.csv", ("line", "reason"), sorted(self.skipped.items()))

@@ -75,6 +75,14 @@ def test_no_number_is_taken_without_a_bound(app: typer.Typer) -> None:
     assert any(kind.name in ("integer range", "float range") for _, kind in numbers)
 
 
+@pytest.mark.parametrize("app", [client.cli.app, server.cli.app, cli.app])
+def test_help_tells_what_every_argument_and_option_is(app: typer.Typer) -> None:
+    """Also where click has its own mind of an argument's help."""
+    told = [(name, each.help) for name, each in options(typer.main.get_command(app))]
+    assert any(isinstance(each, typer.core.TyperArgument) for _, each in options(typer.main.get_command(app)))
+    assert [name for name, help_ in told if not help_] == []
+
+
 def test_without_a_command_the_demonstration_begins(tmp_path: Path) -> None:
     """As `make demo` begins it; its folder is there, and it is at work."""
     program = Path(sys.executable).parent / "zamenis-simulate"

@@ -109,7 +109,8 @@ WORDS = {
     ),
     Reason.TOO_MANY_SITES: "a slot has 2 to 255 holders; form smaller groups.",
     Reason.BAD_THRESHOLD: (
-        "the threshold must be above the colluders and at most the holders; choose another, or confirm peers."
+        "the threshold must be above the holders that may be inventions, and at most all of them; choose"
+        " another, or confirm peers."
     ),
     Reason.SPLIT_VIEWS: (
         "2 t > n + n_c does not hold, so two views could collect both secrets of a site; raise the "

@@ -44,7 +44,10 @@ def barred(rounds: Collection[Row]) -> list[str]:
     """Return who sat out because it stopped or spoilt sums, in how many rounds, and the latest reason."""
     turns = [item for one in rounds for item in one.get("barred", {}).items()]
     reasons, counts = dict(turns), Counter(site for site, _ in turns)
-    return [f"{site} was kept out of {counts[site]} rounds: it {why}." for site, why in reasons.items()]
+    return [
+        f"{site} was kept out of {counts[site]} round{'s' * (counts[site] > 1)}: it {why}."
+        for site, why in reasons.items()
+    ]
 
 
 def unfinished(rounds: Collection[Row]) -> list[str]:

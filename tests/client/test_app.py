@@ -15,7 +15,7 @@ from common import wire
 from tests.client.registered import asked, write_rows
 
 
-def refusal(site: str, folders: list[Path], policy: Path | None = None) -> Message:
+def refusal(site: str, folders: list[Path], policy: Path | None = None, *over: str) -> Message:
     """Return how a node of these folders answers `describe`."""
     config: dict[str, Any] = {"site": site, "hospital": "\n".join(map(str, folders)), "device": "cpu"}
     if policy:
@@ -23,7 +23,7 @@ def refusal(site: str, folders: list[Path], policy: Path | None = None) -> Messa
     opener.cache_clear()
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     context = Context(run_id=1, node_id=1, node_config=config, state=RecordDict(), run_config={})
-    reply = app(wire.instruct(1, wire.DESCRIBE, wire.Instruction(asked().to_json())), context)
+    reply = app(wire.instruct(1, wire.DESCRIBE, wire.Instruction(asked(*over).to_json())), context)
     assert reply.has_error()
     return reply
 
@@ -61,3 +61,13 @@ def test_that_a_hospital_is_small_is_told_where_it_explains_itself_alone(tmp_pat
     policy.write_text('messages = ["describe"]\nsecure-aggregation = "optional"\n')
     reply = refusal("8", [folder], policy)
     assert (reply.error.code, wire.words_of(reply)) == (wire.REFUSED, f"8: {wire.WORDS[wire.REFUSED]}")
+
+
+def test_a_network_for_images_is_told_to_who_chose_it_for_tables(tmp_path: Path) -> None:
+    """The coordinator alone can choose another, whether or not this hospital explains itself."""
+    folder, policy = rows(tmp_path / "a", 80), tmp_path / "policy.toml"
+    policy.write_text('messages = ["describe"]\nsecure-aggregation = "optional"\n')
+    reply = refusal("8", [folder], policy, "model.name=conv4")
+    assert (reply.error.code, wire.words_of(reply)) == (wire.UNFIT, f"8: {wire.WORDS[wire.UNFIT]}")
+    told = wire.words_of(refusal("8", [folder], None, "model.name=conv4"))
+    assert told == "8: model.name conv4 cannot read tables; use mlp or linear."

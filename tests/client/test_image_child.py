@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import time
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
@@ -50,6 +51,22 @@ def test_pixels_that_nobody_waits_for_are_nobody_elses(tmp_path: Path) -> None:
         with images.open(tmp_path / "b.dcm") as image:
             pixels = image.ask(size=32, channels=1)
             assert torch.equal(pixels(), expected)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe would keep its reader waiting for whoever writes to it; a link may lead nowhere."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    began = time.monotonic()
+    with ImageChild() as images:
+        for name in ("pipe", "link"):
+            with (
+                pytest.raises(Refused, match="unreadable: Remove it") as refusal,
+                images.open(tmp_path / name),
+            ):
+                pass
+            assert refusal.value.reason == "unreadable"
+    assert time.monotonic() - began < image_child.PATIENCE / 4
 
 
 def test_a_child_that_dies_costs_the_file_that_it_had_open(tmp_path: Path) -> None:

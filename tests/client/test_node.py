@@ -196,6 +196,25 @@ def test_a_node_is_not_run_as_root_unless_told(tmp_path: Path) -> None:
     assert service.stop(home.directory, "node")
 
 
+def test_start_names_who_joined_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to join knows nobody until it asks; without an answer, whom it heard of last."""
+    monkeypatch.setattr("client.cli._start", lambda home, argv: None)
+    there = coordinator(tmp_path / "demo")
+
+    def started() -> str:
+        ended = CliRunner().invoke(app, ["start", "--as-root", "--dir", str(home.directory)])
+        assert ended.exit_code == 0, ended.output
+        return ended.output
+
+    with online(there, time.time) as port:
+        home = joined(there, tmp_path / "anna", port)
+        assert "Not confirmed yet" not in started()
+        joined(there, tmp_path / "bern", port, "st-bern")
+        joined(there, tmp_path / "clara", port, "st-clara")
+        assert "Not confirmed yet: st-bern, st-clara. zamenis-hospital confirm" in started()
+    assert "Not confirmed yet: st-bern, st-clara. zamenis-hospital confirm" in started()
+
+
 def test_a_worker_that_its_machine_does_not_confine_is_told_aloud(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

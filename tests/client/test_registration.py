@@ -104,6 +104,29 @@ def test_a_folder_is_counted_once_whatever_becomes_of_it(home: Home, tmp_path: P
     assert "register again" in CliRunner().invoke(app, ["data", "--dir", str(home.directory)]).output
 
 
+def test_what_is_no_hospitals_folder_is_told(home: Home, tmp_path: Path) -> None:
+    """A file of it, a folder of hospitals, or nothing; what is missing in which."""
+    archive = fresh(tmp_path / "archives" / "a")
+    for folder, told in (
+        (archive / "table.csv", "table.csv: is a file. Name the folder"),
+        (tmp_path / "archives", "archives: has neither labels.csv"),
+        (tmp_path / "nowhere", "nowhere: there is no such folder"),
+    ):
+        with pytest.raises(DataError, match=told):
+            register(home, folder, label="finding")
+
+
+def test_two_folders_keep_no_state_together(home: Home, tmp_path: Path) -> None:
+    """Else each would be listed with the other's counts, and lose its cache and quarantine to it."""
+    first, second = (fresh(tmp_path / name, seed) for seed, name in ((1, "a"), (2, "b")))
+    register(home, first, label="finding", state=tmp_path / "state")
+    with pytest.raises(ConfigError, match=rf"--state {tmp_path}/state: is kept for {first}\. Name another"):
+        register(Home.load(home.directory), second, label="finding", state=tmp_path / "state")
+    again = register(Home.load(home.directory), first, label="finding", state=tmp_path / "state")
+    assert counted(again.registered) == 80
+    assert len(Home.load(home.directory).settings.data) == 1
+
+
 def test_many_folders_with_long_names_are_listed_in_80_columns(home: Home, tmp_path: Path) -> None:
     """Counts stand in columns; every class and every folder can be read whole."""
     classes = [f"adenocarcinoma of kind {number}" for number in range(8)]

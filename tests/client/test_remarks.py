@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,28 @@ def test_a_column_of_too_many_categories_is_told(tmp_path: Path) -> None:
     for count, told in ((20, False), (21, True)):
         (tmp_path / "schema.toml").write_text(schema.format(", ".join(map(str, range(count)))))
         assert any("ward has 21 categories" in note for note in opened(tmp_path)) == told
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        (lambda number: number % 4, True),  # grades of it: the even ones are normal, the odd ones nodules
+        (lambda number: "" if number % 3 == 0 else number % 2, True),
+        (lambda number: "" if number % 3 else number % 2, False),  # a third is measured
+        (lambda number: number % 3, False),
+        (lambda number: number, False),  # every row's own
+    ],
+)
+def test_a_column_that_tells_the_answer_is_told(
+    tmp_path: Path, cell: Callable[[int], object], told: bool
+) -> None:
+    """A diagnosis in other words gives a model its answer; a value that each patient has alone does not."""
+    notes = table(tmp_path, [(f"p{row}", cell(row), finding(row)) for row in SEVERAL])
+    words = (
+        "a tells the finding: whoever has the same value of it has the same class. Where it is that"
+        " diagnosis in other words, take it out of schema.toml"
+    )
+    assert notes == (words,) * told
 
 
 def test_a_placeholder_for_patients_is_told(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from common import terminal
+from common.files import atomic
 
 
 def test_a_table_that_is_too_wide_goes_on_below_in_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +60,7 @@ def test_a_terminal_that_has_not_every_character_shows_question_marks() -> None:
     """A class, a path or a tick that it cannot show is no traceback, in words and in errors."""
     code = """
 from common import terminal
+from common.files import atomic
 from common.errors import DataError
 app = terminal.command_line("x")
 
@@ -110,3 +115,39 @@ def test_a_bar_stays_within_80_columns_and_one_that_counts_nothing_is_not_shown(
     assert "Writing DICOM" in line
     assert "12345/12345" in line
     assert len(line) <= 80
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda temporary: temporary.write_bytes(b"1"),
+        lambda temporary: shutil.copyfile(__file__, temporary),
+        lambda temporary: os.write(os.open(FULL, os.O_WRONLY), b"1"),
+    ],
+)
+def test_a_full_disk_is_told_by_the_file_that_was_to_be_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    write: Callable[[Path], object],
+) -> None:
+    """Whatever the fault names: a temporary file, the source of a copy, or nothing; and what to do."""
+    app = terminal.command_line("")
+
+    @app.command()
+    def save() -> None:
+        with atomic(tmp_path / "phi") as temporary:
+            temporary.unlink()
+            temporary.symlink_to(FULL)
+            write(temporary)
+
+    monkeypatch.setattr(sys, "argv", ["zamenis", "save"])
+    with pytest.raises(SystemExit) as end:
+        terminal.run(app, interrupted="")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"Error {tmp_path}/phi: No space left on device. Make room.\n"
+    assert list(tmp_path.iterdir()) == []

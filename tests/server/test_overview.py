@@ -103,6 +103,8 @@ def test_who_has_yet_to_confirm_whom() -> None:
         ("b", "never", "0.1.9", "-"),
         ("c", "never", "?", "?"),
     ]
+    unseen = list(overview.of_hospitals(EVERYBODY, None, about))
+    assert [seen for _, seen, _, _ in unseen] == ["?", "?", "?"]
     many = {f"site-{number}" for number in range(34)} | {"a"}
     ((_, _, _, confirms),) = (one for one in overview.of_hospitals(many, {}, about) if one[0] == "a")
     assert confirms == "34 of 34"
@@ -135,10 +137,10 @@ def test_status_shows_all_of_it_in_80_columns(there: Coordinator) -> None:
     assert f"version        {version('zamenis')}" in told
     assert "service        not running; zamenis-coordinator start" in told
     assert "run            run-001, interrupted after 1 of 4 rounds" in told
-    assert "a         never  0.1.9    c" in told
+    assert "a         ?     0.1.9    c" in told
     (run.folder / "sites.json").write_text("{")
     told = shown()
     assert "sites.json: is damaged" in " ".join(told.split())
-    assert "a         never  0.1.9    c" in told
+    assert "a         ?     0.1.9    c" in told
     listed = CliRunner().invoke(app, ["runs", "--dir", str(there.federation.directory)])
     assert "run-001  damaged" in listed.output

@@ -173,7 +173,8 @@ def strict(three: Federation) -> None:
         (
             strangers,
             True,
-            "too few of the others are confirmed there: a sum could cover fewer honest sites",
+            "too few of the others are confirmed there, which `zamenis-hospital confirm` mends: a sum could "
+            "cover fewer honest sites",
         ),
         (strict, False, "this hospital's policy does not allow it (secure-aggregation in its policy.toml)"),
     ],

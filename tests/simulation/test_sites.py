@@ -198,6 +198,9 @@ def test_a_table_without_a_usable_row_is_refused_and_leaves_the_reasons(images: 
     with pytest.raises(DataError, match=r"no usable row: there is no such file \(1 rows\)"):
         _import_images(table, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["skipped.csv"]
+    _write(images.parent / "none.csv", "file,site,view,patient", "grey.png,north,PA,x")
+    _import_images(table, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["north"], "nobody is left out any more"
 
 
 def test_paths_with_backslashes_are_found(images: Path, tmp_path: Path) -> None:
