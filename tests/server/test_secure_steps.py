@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
@@ -224,6 +224,36 @@ def test_who_is_away_before_training_is_not_marked_and_who_refuses_is() -> None:
     assert rounds[0].missing == {"h0": OTHERS, "h1": OTHERS, "h2": "no"}
     assert [one.barred for one in rounds[:2]] == [{}] * 2
     assert rounds[2].barred == {"h2": "sits out 4 slots: it does not deal"}
+
+
+class Clock:
+    """Time that goes by in sleep alone, `passed` seconds of it."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        """Return the seconds that were slept."""
+        return self.passed
+
+    def sleep(self, seconds: float) -> None:
+        """Let time go by; more than asked, as every sleep does."""
+        self.passed += seconds + 1e-6
+
+
+def test_who_never_answers_is_waited_for_as_long_as_a_round_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing comes for it, not even from the link: it is silent, and the others have their sum."""
+
+    class Mute(Bare):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            replies = super().pull_messages(message_ids)
+            return [reply for reply in replies if reply.metadata.src_node_id != self.nodes["h3"]]
+
+    clock = Clock()
+    monkeypatch.setattr("server.exchange.time", clock)
+    grid = Mute(5)
+    found = grid.round()
+    assert (found.sites, found.missing) == (4, {"h3": wire.SILENT})
+    assert clock.passed == pytest.approx(2 * TRAINING.round_timeout, abs=0.1), "its key and its dealing"
 
 
 def test_a_slot_without_enough_answers_is_given_up_and_says_whose() -> None:
