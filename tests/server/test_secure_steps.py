@@ -21,7 +21,7 @@ from common.secagg.reasons import Reason, refusal
 from server.gather import NEXT_SLOT, OTHERS
 from server.rehearsal import Rehearsal
 from server.secure import GOODBYE
-from tests.server.bare import BITS, EPISODES, PARAMETERS, RUN, TRAINING, Bare, Twist, bound
+from tests.server.bare import BITS, EPISODES, PARAMETERS, RUN, TRAINING, Bare, Twist, bound, honest
 
 GARBAGE = bytes(32)
 
@@ -107,6 +107,17 @@ def test_a_last_round_is_taken_again() -> None:
     assert grid.heard(wire.DEAL) == [*grid.names, *grid.names]
 
 
+def test_nobody_outside_a_later_round_is_asked_for_a_key() -> None:
+    """All are when a run begins, so that who waits is known; then each when its turn comes."""
+    grid = Bare(6, refusing({wire.ADVERTISE}, {"h5", "h4"}, "no"))
+    assert grid.round(grid.names[:4], []).sites == 4
+    grid.arrived.clear()
+    grid.twist = honest
+    found = grid.round(grid.names[:5], [])
+    assert (found.sites, found.missing) == (5, {})
+    assert grid.heard(wire.ADVERTISE) == ["h4"]
+
+
 def test_the_end_of_a_run_goes_to_those_who_began_it() -> None:
     """For ten seconds; who told no key keeps nothing to erase."""
     grid = Bare(5, refusing({wire.ADVERTISE}, {"h1"}, "no"))
@@ -164,7 +175,9 @@ def test_whoever_trains_next_deals_meanwhile_or_tells_its_key_first() -> None:
     first, others = grid.names[:4], grid.names[2:]
     assert grid.round(first, others).missing == {}, "who is not in a round is not missing in it"
     assert grid.heard(wire.DEAL) == [*first, "h4"]
-    assert [name for name in grid.heard(wire.ADVERTISE) if name == "h5"] == ["h5"]
+    assert "h5" in grid.heard(wire.ADVERTISE)
+    asked = [message for _, message in grid.arrived if message.metadata.message_type != wire.TRAIN]
+    assert {message.metadata.ttl for message in asked} == {TRAINING.round_timeout}
     found = grid.round(others, others)
     assert found.sites == 3
     assert found.missing == {"h5": NEXT_SLOT}
@@ -176,7 +189,7 @@ def test_who_sits_out_is_not_asked_to_deal_and_comes_back() -> None:
     """A hospital that deals and does not mask, twice: then four slots go by without it."""
     grid = Bare(5, refusing({wire.TRAIN}, {"h2"}, "busy"))
     assert [grid.round().missing for _ in range(3)] == [{"h2": "busy"}, {"h2": NEXT_SLOT}, {"h2": "busy"}]
-    grid.twist = lambda name, asked, reply: reply
+    grid.twist = honest
     found = grid.round()
     assert found.barred == found.missing == {"h2": "sits out 4 slots: it dealt and did not mask"}
     grid.arrived.clear()
@@ -244,16 +257,27 @@ def test_who_never_answers_is_waited_for_as_long_as_a_round_goes(monkeypatch: py
     """Nothing comes for it, not even from the link: it is silent, and the others have their sum."""
 
     class Mute(Bare):
+        mute = False
+
         def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
             replies = super().pull_messages(message_ids)
-            return [reply for reply in replies if reply.metadata.src_node_id != self.nodes["h3"]]
+            return [one for one in replies if not self.mute or one.metadata.src_node_id != self.nodes["h3"]]
 
     clock = Clock()
     monkeypatch.setattr("server.exchange.time", clock)
     grid = Mute(5)
+    assert grid.round().sites == 5
+    assert clock.passed == 0
+    grid.mute = True
     found = grid.round()
-    assert (found.sites, found.missing) == (4, {"h3": wire.SILENT})
-    assert clock.passed == pytest.approx(2 * TRAINING.round_timeout, abs=0.1), "its key and its dealing"
+    assert (found.sites, found.missing) == (4, {"h3": wire.SILENT}), "it dealt, and its vector does not come"
+    assert clock.passed == pytest.approx(TRAINING.round_timeout, abs=0.1)
+    clock.passed = 0
+    grid = Mute(5)
+    grid.mute = True
+    found = grid.round(then=[])
+    assert (found.sites, found.missing) == (4, {"h3": wire.SILENT}), "its key does not come"
+    assert clock.passed == pytest.approx(TRAINING.round_timeout, abs=0.1)
 
 
 def test_a_slot_without_enough_answers_is_given_up_and_says_whose() -> None:
@@ -263,7 +287,7 @@ def test_a_slot_without_enough_answers_is_given_up_and_says_whose() -> None:
     words = f"the slot is given up: {refusal(Reason.TOO_FEW_ANSWERS, 'h1, h3')}"
     assert found.missing == dict.fromkeys(grid.names, words)
     assert (found.mean, found.sites, found.remarks) == (None, 0, [])
-    grid.twist = lambda name, asked, reply: reply
+    grid.twist = honest
     assert grid.round().sites == 5
 
 
@@ -302,7 +326,7 @@ def test_whose_shares_give_no_secret_takes_no_more_part() -> None:
     words = f"the slot is given up: {refusal(Reason.UNRECOVERABLE, 'h0')}"
     assert found.missing == dict.fromkeys(grid.names, words)
     assert not grid.heard(wire.REHEARSE)
-    grid.twist = lambda name, asked, reply: reply
+    grid.twist = honest
     found = grid.round()
     assert found.barred == {"h0": "takes no more part: what it dealt gives no secret"}
     assert found.missing == found.barred
@@ -319,7 +343,7 @@ def test_an_accuser_is_not_marked_and_of_two_accusers_the_accused_is_out() -> No
     assert rounds[-1].barred == {}
     grid = Bare(6, refusing({wire.TRAIN}, {"h1", "h3"}, words))
     assert "h2" not in grid.round().barred
-    grid.twist = lambda name, asked, reply: reply
+    grid.twist = honest
     assert grid.round().barred == {"h2": "takes no more part: what it seals cannot be opened"}
 
 
@@ -358,7 +382,7 @@ def test_who_masks_and_deals_wrongly_is_in_the_sum_and_not_missing() -> None:
     grid = Bare(5, altered({wire.TRAIN}, {"h4"}, misdeal))
     found = grid.round()
     assert (found.sites, found.missing) == (5, {})
-    grid.twist = lambda name, asked, reply: reply
+    grid.twist = honest
     assert grid.round().missing == {"h4": NEXT_SLOT}
     assert grid.round().sites == 5
 
