@@ -66,6 +66,11 @@ class Dealings:
         self._next = Dealt(aggregator.name_holders(self.run, self.slot, known))
         return self._next
 
+    def close(self, slot: int) -> None:
+        """Note that a slot's sum is being opened: what was dealt for it is of no further use."""
+        if self._next is not None and self._next.holders.slot == slot:
+            self._next = None
+
     def ask(self, site: str, node: int, dealt: Dealt | None, *, seconds: float) -> Message:
         """Return what a site that does not train is asked for: its key, or where that is known a dealing."""
         if dealt and site in self.keys:

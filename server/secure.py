@@ -103,7 +103,10 @@ class SecureSum:
         logger.warning("%s", found.remarks[-1])
 
     def _take_sum(self, outcome: Outcome, cohort: Sequence[str], found: Gathered) -> None:
-        found.missing = {site: words for site, words in found.missing.items() if site in cohort}
+        for site in found.missing.keys() & set(outcome.survivors):
+            logger.warning("%s is in the sum, and deals wrongly for the next: %s", site, found.missing[site])
+        out = set(cohort) - set(outcome.survivors)
+        found.missing = {site: words for site, words in found.missing.items() if site in out}
         for site in outcome.liars:
             logger.warning("%s gave wrong shares; the sum was found without them", site)
         metrics = outcome.total.metrics
@@ -213,6 +216,7 @@ class SecureSum:
         asked = slot.request()
         if len(asked.survivors) < self.least:
             raise refusal(Reason.TOO_FEW_SURVIVORS)
+        self._told.close(asked.slot)
         told = wire.Secured(self.run, request=dump(asked))
         seconds = self.training.round_timeout
         messages = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,20 @@ from typer.testing import CliRunner
 
 from client.allow import allow, waiting
 from client.cli import app
-from client.policy import guarded
+from client.cohorts import COLUMNS, Cohort, Cohorts, Question, Waits
+from client.policy import Policy, guarded
+from client.vault import Vault
 from common import wire
 from common.config import load
 from common.secagg import aggregator
 from common.secagg.encoding import dump
 from common.secagg.encoding import load as read
-from common.secagg.identity import Identity
+from common.secagg.identity import Identity, Peer
 from common.secagg.messages import PUBLIC, REHEARSAL
 from common.secagg.reasons import Reason, refusal
 from common.secagg.rehearsal import Rehearsed
 from tests.client.desks import PARAMETERS, SETTINGS, Desks
+from tests.common.secagg.federation import refused as is_refused
 
 
 def tell(desks: Desks, *words: str, answer: str = "") -> str:
@@ -170,3 +174,88 @@ def test_a_run_that_ended_is_ended_and_one_that_nobody_began_deals_nothing(desks
     desks.run = "run-3"
     reply = desks.deal(first, holders)
     assert reply.error.code == wire.INSECURE
+
+
+FIVE = Cohort({f"h{number}": Peer(bytes([number]) * 32, confirmed=True) for number in range(5)})
+SIX = Cohort({**FIVE.hospitals, "h5": Peer(bytes([5]) * 32, confirmed=True)})
+TRAINED, SUMMED = Question(b"weights", "meta-1", 1), Question(COLUMNS, "", 0)
+Memory = Callable[..., None]
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Memory:
+    """Return what calls a method of one hospital's memory, each in a transaction of its own."""
+    vault = Vault(tmp_path / "vault.db")
+
+    def call(method: Callable[..., None], *arguments: object, policy: Policy | None = None) -> None:
+        with vault.cohorts(policy or Policy()) as cohorts:
+            method(cohorts, *arguments)
+
+    return call
+
+
+def of(cohort: Cohort, names: Iterable[str] = ()) -> dict[str, bytes]:
+    """Return hospitals of a cohort with their keys, by default all."""
+    return {name: cohort.hospitals[name].public for name in names or cohort.hospitals}
+
+
+def test_the_same_weights_are_masked_for_the_same_hospitals_alone(memory: Memory) -> None:
+    """Whether in this slot or a later one of the run; other weights are, or another round."""
+    memory(Cohorts.begin, "run-1", FIVE)
+    memory(Cohorts.mask, "run-1", 1, TRAINED, of(FIVE))
+    memory(Cohorts.mask, "run-1", 2, TRAINED, of(FIVE))
+    four = of(FIVE, ["h0", "h1", "h2", "h3"])
+    is_refused(Reason.SAME_WEIGHTS, memory, Cohorts.mask, "run-1", 3, TRAINED, four)
+    memory(Cohorts.mask, "run-1", 3, Question(b"weights", "meta-1", 2), four)
+    memory(Cohorts.mask, "run-1", 4, Question(b"others", "meta-1", 1), four)
+    strange = four | {"h4": bytes(32)}
+    is_refused(Reason.NOT_NAMED, memory, Cohorts.mask, "run-1", 5, Question(b"third", "meta-1", 3), strange)
+
+
+def test_a_sum_opens_over_the_same_hospitals_alone(memory: Memory) -> None:
+    """Of a slot that was masked in; a run that nobody began has none."""
+    memory(Cohorts.begin, "run-1", FIVE)
+    memory(Cohorts.mask, "run-1", 1, TRAINED, of(FIVE))
+    four = ["h0", "h1", "h2", "h3"]
+    is_refused(Reason.SLOT_CLOSED, memory, Cohorts.unmask, "run-1", 2, four)
+    is_refused(Reason.NOT_NAMED, memory, Cohorts.unmask, "run-2", 1, four)
+    memory(Cohorts.unmask, "run-1", 1, four)
+    memory(Cohorts.unmask, "run-1", 1, four)
+    memory(Cohorts.mask, "run-1", 2, Question(b"weights", "meta-2", 1), of(FIVE))
+    is_refused(Reason.SAME_WEIGHTS, memory, Cohorts.unmask, "run-1", 2, [*four, "h4"])
+
+
+def test_columns_summed_over_other_hospitals_wait_and_after_a_word_are_answered(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator is told whom it is about; the word is for what was before it and not for what comes."""
+    now = 1e9
+    monkeypatch.setattr("time.time", lambda: now)
+    small = Policy(min_difference=1)  # so that columns alone decide
+    memory(Cohorts.begin, "run-1", FIVE, policy=small)
+    memory(Cohorts.mask, "run-1", 1, SUMMED, of(FIVE), policy=small)
+    now += 1
+    memory(Cohorts.begin, "run-2", SIX, policy=small)
+    with pytest.raises(Waits) as caught:
+        memory(Cohorts.mask, "run-2", 1, SUMMED, of(SIX), policy=small)
+    assert (caught.value.reason, caught.value.cohort) == (Reason.WAITS_FOR_ALLOW, SIX)
+    memory(Cohorts.wait, SIX, policy=small)
+    memory(lambda cohorts: [cohorts.allow(one) for one in cohorts.waiting()], policy=small)
+    now += 1
+    memory(Cohorts.mask, "run-2", 1, SUMMED, of(SIX), policy=small)
+    memory(Cohorts.unmask, "run-2", 1, SIX.hospitals, policy=small)
+    with pytest.raises(Waits):
+        memory(Cohorts.mask, "run-1", 2, SUMMED, of(FIVE), policy=small)
+
+
+def test_a_word_for_columns_does_not_open_a_training_over_others(memory: Memory) -> None:
+    """The same weights are the same, whatever was allowed since."""
+    memory(Cohorts.begin, "run-1", FIVE)
+    memory(Cohorts.mask, "run-1", 1, TRAINED, of(FIVE))
+    memory(Cohorts.wait, FIVE)
+    memory(lambda cohorts: [cohorts.allow(one) for one in cohorts.waiting()])
+    four = of(FIVE, ["h0", "h1", "h2", "h3"])
+    is_refused(Reason.SAME_WEIGHTS, memory, Cohorts.mask, "run-1", 2, TRAINED, four)
+    memory(Cohorts.unmask, "run-1", 1, four)
+    memory(Cohorts.mask, "run-1", 3, TRAINED, of(FIVE))
+    is_refused(Reason.SAME_WEIGHTS, memory, Cohorts.unmask, "run-1", 3, FIVE.hospitals)

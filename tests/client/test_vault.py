@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from client.vault import ABANDONED, Vault
+from client.vault import ABANDONED, Vault, _name
 from common.errors import SecAggError
 from common.secagg.identity import Identity, Peer, Roster
 from common.secagg.numbers import Policy
@@ -207,3 +207,36 @@ def test_nobody_else_reads_a_vault(tmp_path: Path, member: Member) -> None:
     for told in modes:
         assert told.pop("other.db") & 0o077  # what SQLite would make of it
         assert set(told.values()) == {0o600}
+
+
+def test_a_vault_makes_its_folders(tmp_path: Path, member: Member) -> None:
+    """However deep they lie; a second message finds them."""
+    vault = Vault(tmp_path / "one" / "two" / "vault.db")
+    assert [vault.change("run", member, advance) for _ in range(2)] == [1, 2]
+
+
+def test_what_was_finished_long_ago_is_not_written_anew(
+    tmp_path: Path, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where runs are tidied nor where it is finished again: it would count as a run of this month."""
+    path = tmp_path / "vault.db"
+    vault = Vault(path)
+    vault.change("run", member, advance)
+    vault.finish("run")
+
+    def row() -> tuple[bytes, float]:
+        with closing(sqlite3.connect(path)) as database:
+            found: tuple[bytes, float] = database.execute("SELECT state, at FROM run").fetchone()
+            return found
+
+    before, now = row(), os.stat(path).st_mtime
+    monkeypatch.setattr("time.time", lambda: now + ABANDONED + 60)
+    vault.tidy()
+    vault.finish("run")
+    assert row() == before
+
+
+def test_a_file_of_the_same_number_on_another_disk_is_another() -> None:
+    """A file system numbers its own files alone."""
+    one, other = (os.stat_result((0o600, 7, device, 1, 0, 0, 0, 0, 0, 0)) for device in (1, 2))
+    assert _name(one) != _name(other)
