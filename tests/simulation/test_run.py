@@ -273,8 +273,10 @@ def test_a_configuration_file_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For a new run and for one to be resumed alike."""
-    assert "cannot be read" in refused(monkeypatch, capsys, ["run", str(tmp_path / "none.toml")])
-    assert "cannot be read" in refused(monkeypatch, capsys, ["run", "--resume", str(tmp_path / "none")])
+    assert "there is no such file" in refused(monkeypatch, capsys, ["run", str(tmp_path / "none.toml")])
+    assert "there is no such file" in refused(
+        monkeypatch, capsys, ["run", "--resume", str(tmp_path / "none")]
+    )
 
 
 def test_a_resumed_run_takes_no_other_settings(
