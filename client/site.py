@@ -195,8 +195,8 @@ def _sources(node: Node, task: Task) -> tuple[list[Source], Task]:
     return sources, registered
 
 
-MOST_PARAMETERS = 2**27
-"""Of the networks that are kept: a process has 8 bytes for each, and configurations come without end."""
+MOST_LEARNERS, MOST_PARAMETERS = 16, 2**27
+"""Networks that are kept, and theirs together, 8 bytes each: configurations come without end."""
 _learners: dict[tuple[object, ...], Learner] = {}
 """What was used last is last."""
 
@@ -206,17 +206,22 @@ def learner_of(
 ) -> Learner:
     """Return an algorithm's network for such inputs (see `learner_of_algorithm`).
 
-    It is built once per process, and again where others took its place: as many are kept as have no more
-    than `MOST_PARAMETERS` together, and the last one.
+    It is built once per process, and again where others took its place: the last ones are kept, as many as
+    both bounds allow, and the very last.
     """
     asked = (node_device, input_shape, config_json, algorithm, fresh_head)
     found = _learners.pop(asked, None) or learner_of_algorithm(
         from_json(config_json), algorithm, input_shape, device_of(node_device), fresh_head
     )
     _learners[asked] = found
-    while len(_learners) > 1 and sum(one.parameters for one in _learners.values()) > MOST_PARAMETERS:
+    while len(_learners) > 1 and _too_many():
         del _learners[next(iter(_learners))]
     return found
+
+
+def _too_many() -> bool:
+    parameters = sum(one.parameters for one in _learners.values())
+    return len(_learners) > MOST_LEARNERS or parameters > MOST_PARAMETERS
 
 
 @lru_cache(maxsize=64)

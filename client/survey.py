@@ -225,7 +225,8 @@ class Survey:
         under_way: deque[_Reading] = deque()
         for name, file in files:
             reading = self._begin(name, file)
-            if any(reading.known.SOPInstanceUID == one.known.SOPInstanceUID for one in under_way):
+            instance = reading.known.SOPInstanceUID
+            if not reading.known.reason and any(instance == one.known.SOPInstanceUID for one in under_way):
                 while under_way:
                     yield self._conclude(under_way.popleft())
             self._ask(reading)

@@ -52,7 +52,8 @@ def unpacked_length(root: str, contents: Mapping[str, bytes]) -> int:
         if depth > DEEPEST:
             raise WireError("a message's objects name each other in a circle.")
         if identifier not in lengths:
-            kind, named, size = _read(contents[identifier])
+            content = contents[identifier]
+            (kind, named), size = _read(content), len(content)
             pieces, records = (size, 0) if kind == PIECE else (0, size)
             for child in named:
                 below = length(child, depth + 1)
@@ -66,12 +67,10 @@ def unpacked_length(root: str, contents: Mapping[str, bytes]) -> int:
     return pieces + records
 
 
-def _read(content: bytes) -> tuple[str, Iterable[str], int]:
-    """Return an object's kind, whom it names, as often as it does (Flower's `deflate`), and its length."""
+def _read(content: bytes) -> tuple[str, Iterable[str]]:
+    """Return an object's kind, and whom it names, as often as it does (Flower's `deflate`)."""
     kind, children, body_length = get_object_head_values_from_object_content(content)
-    body = content[len(content) - body_length :]
-    if kind == "Array":
-        children = [children[index] for index in json.loads(body)["arraychunk_ids"]]
-    elif kind in ("ArrayRecord", "RecordDict"):
-        children = json.loads(body).values()
-    return kind, children, len(content)
+    if kind not in ("Array", "ArrayRecord", "RecordDict"):
+        return kind, children
+    body = json.loads(content[len(content) - body_length :])
+    return kind, [children[index] for index in body["arraychunk_ids"]] if kind == "Array" else body.values()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -74,18 +76,26 @@ def messages(config: Config, shape: tuple[int, ...]) -> list[Message]:
     return [describe, *trains]
 
 
+@contextmanager
+def working(home: Home) -> Iterator[Worker]:
+    """Yield a worker of a node's, and end it."""
+    node = config_of(home)
+    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
 @pytest.mark.parametrize("data", BOTH)
 def test_a_confined_worker_computes_the_same_bits(tmp_path: Path, data: str) -> None:
     """It decodes, caches, splits, trains and remembers, and its log says that it is confined."""
     home, config = registered(tmp_path, data), configuration(data)
     node = config_of(home)
     sent = messages(config, (1, 16, 16) if data == "image" else (4,))
-    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
-    try:
+    with working(home) as worker:
         confined = [worker.serve(message) for message in sent]
         walls = worker.walls
-    finally:
-        worker.stop()
     log = (home.logs / "worker.log").read_text()
     assert not [reply.error for reply in confined if reply.has_error()], log
     assert walls is not None
@@ -108,13 +118,9 @@ def test_a_confined_worker_computes_the_same_bits(tmp_path: Path, data: str) -> 
 def test_a_worker_has_no_line_to_what_deletes_shared_memory(tmp_path: Path) -> None:
     """Python's resource tracker stands outside of all walls and unlinks what it is told to."""
     home = registered(tmp_path, "table")
-    node = config_of(home)
-    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
-    try:
+    with working(home) as worker:
         assert not worker.serve(messages(configuration("table"), (4,))[0]).has_error()
         opened = {os.readlink(file) for file in Path(f"/proc/{worker.pid}/fd").iterdir()}
-    finally:
-        worker.stop()
     assert os.readlink(f"/proc/self/fd/{resource_tracker.getfd()}") not in opened
 
 
@@ -123,12 +129,8 @@ def test_a_coordinators_words_are_one_line_of_a_workers_log(tmp_path: Path) -> N
     home, config = registered(tmp_path, "table"), configuration("table")
     label = {"label": "x\n2026-11-27 04:00:00,000 INFO all is well\x1b[2J"}
     asked = config.model_copy(update={"task": config.task.model_copy(update=label)})
-    node = config_of(home)
-    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
-    try:
+    with working(home) as worker:
         assert worker.serve(messages(asked, (4,))[0]).has_error()
-    finally:
-        worker.stop()
     log = (home.logs / "worker.log").read_text()
     assert "registered for the label x 2026-11-27" in log
     assert "\x1b" not in log
@@ -138,13 +140,9 @@ def test_a_coordinators_words_are_one_line_of_a_workers_log(tmp_path: Path) -> N
 def test_a_worker_is_ended_before_its_node_where_memory_runs_out(tmp_path: Path) -> None:
     """A coordinator's settings can take more than a machine has; what else runs there stays."""
     home = registered(tmp_path, "table")
-    node = config_of(home)
-    worker = Worker(node, reach_of(home, node, home.logs / "worker.log"), seconds=120.0)
-    try:
+    with working(home) as worker:
         assert not worker.serve(messages(configuration("table"), (4,))[0]).has_error()
         assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "1000"
-    finally:
-        worker.stop()
 
 
 def test_a_process_keeps_few_large_networks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,3 +162,12 @@ def test_a_process_keeps_few_large_networks(monkeypatch: pytest.MonkeyPatch) -> 
     large = used(4, width=50)
     assert used(4, width=50) is large
     assert used(1) is not first
+
+
+def test_a_process_keeps_few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small each is: what stands around it, and its configuration, take memory as well."""
+    monkeypatch.setattr(site, "_learners", {})
+    for seed in range(site.MOST_LEARNERS + 3):
+        settings = ["model.name=mlp", f"seed={seed}", "model.width=2"]
+        site.learner_of("cpu", (4,), load(None, settings).to_json(), "reptile", 0)
+    assert len(site._learners) == site.MOST_LEARNERS
